@@ -1,0 +1,30 @@
+# Everything runs in .venv, made on first use from the exact versions in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+endif
+DONE := .venv/installed
+
+.PHONY: demo test lab notebooks
+
+demo: $(DONE)  ## prune a real model twice and print how it fares
+	$(BIN)/python notebooks/run.py 00
+
+test: $(DONE)  ## unit tests, then every notebook, strictly
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval notebooks
+
+lab: $(DONE)  ## open the notebooks
+	$(BIN)/python -m jupyter lab notebooks
+
+notebooks: $(DONE)  ## run all notebooks again and store their outputs
+	$(BIN)/python notebooks/run.py --inplace 0
+
+$(DONE): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]"
+	$(BIN)/python -c "open('$(DONE)', 'w').close()"

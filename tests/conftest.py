@@ -1,0 +1,13 @@
+import pytest
+import torch
+from tiny import tiny_model
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(3, 96, (6, 12), generator=torch.Generator().manual_seed(1))

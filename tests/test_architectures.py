@@ -1,0 +1,140 @@
+"""Every architecture by its structure: exact sparsity, a model still sound, everything else bit-identical."""
+
+import math
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, tiny_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, MixtralConfig, T5Config
+
+import wanda_nb as wn
+
+
+def prunable_weights(model):
+    blocks = wn.decoder_blocks(model)
+    return {id(layer.weight) for block in blocks for layer in wn.linear_layers(block).values()}
+
+
+@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prunes_exactly_and_touches_nothing_else(architecture, method, tokens):
+    model = tiny_model(architecture)
+    prunable = prunable_weights(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict(keep_vars=True).items()}
+    report = wn.prune(model, tokens, method=method, sparsity=0.3, group="output")
+
+    assert len(wn.decoder_blocks(model)) == 3
+    assert len(report.layers) == len(prunable) >= 3 * 4
+    for block in wn.decoder_blocks(model):
+        for layer in wn.linear_layers(block).values():
+            W = wn.weight_matrix(layer)
+            assert ((W == 0).sum(dim=1) == math.floor(W.shape[1] * 0.3)).all()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in prunable:
+            survived = tensor != 0
+            assert torch.equal(tensor[survived], before[name][survived])
+        else:
+            assert torch.equal(tensor, before[name]), name
+    assert model(input_ids=tokens).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_blocks_run_one_by_one_give_what_the_model_gives(architecture, tokens):
+    """Masks, positions and rotary angles reach each block as the model itself would hand them over."""
+    model = tiny_model(architecture)
+    padded = torch.ones_like(tokens)
+    padded[0, :5] = 0
+    for mask in (None, padded):
+        outputs = []
+        hooks = [
+            block.register_forward_hook(lambda _, args, output, to=outputs: to.append(output))
+            for block in wn.decoder_blocks(model)
+        ]
+        with torch.no_grad():
+            model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        states = wn.first_hidden_states(model, tokens, mask, batch_size=len(tokens))
+        with torch.no_grad():
+            for index, block in enumerate(wn.decoder_blocks(model)):
+                states.advance(index, block, torch.device("cpu"))
+                expected = outputs[index] if isinstance(outputs[index], torch.Tensor) else outputs[index][0]
+                assert torch.equal(states.hidden[0], expected)
+
+
+def test_conv1d_is_pruned_along_its_inputs(tokens):
+    """GPT-2 keeps weights (in, out): each output's group is a column of the stored tensor."""
+    model = tiny_model("gpt2")
+    wn.prune(model, tokens, sparsity=0.5)
+    stored = model.transformer.h[0].mlp.c_fc.weight  # (in 32, out 128)
+    assert stored.shape == (32, 128)
+    assert ((stored == 0).sum(dim=0) == 16).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_models(dtype, tokens):
+    model = tiny_model(dtype=dtype)
+    report = wn.prune(model, tokens)
+    assert model.dtype == dtype
+    assert report.reached == wn.sparsity(model) == 0.5
+
+
+def test_refuses_fused_experts_by_name(tokens):
+    sizes = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+    config = MixtralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4)
+    model = AutoModelForCausalLM.from_config(config)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"MixtralDecoderLayer is not supported: mlp\..* outside any linear layer"):
+        wn.prune(model, tokens)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_refuses_quantised_weights_by_name(model, tokens):
+    model.model.layers[1].mlp.up_proj.weight = nn.Parameter(torch.ones(48, 32, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"mlp.up_proj in LlamaDecoderLayer holds quantised weights \(torch.int8\)"):
+        wn.prune(model, tokens)
+
+
+def test_refuses_a_model_that_says_it_is_quantised(model, tokens):
+    model.config.quantization_config = {"quant_method": "gguf"}
+    with pytest.raises(ValueError, match="LlamaForCausalLM is quantised"):
+        wn.prune(model, tokens)
+
+
+def test_refuses_unmerged_adapters(model, tokens):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"q_proj .* unmerged adapter: merge"):
+        wn.prune(adapted, tokens)
+
+
+def test_refuses_an_encoder_decoder():
+    sizes = dict(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+    model = AutoModelForSeq2SeqLM.from_config(T5Config(**sizes, decoder_start_token_id=0))
+    with pytest.raises(ValueError, match=r"one stack of decoder blocks .* encoder.block \(2 blocks\), decoder.block"):
+        wn.decoder_blocks(model)
+
+
+def test_refuses_a_model_with_no_prunable_layers():
+    with pytest.raises(ValueError, match=r"Sequential is not supported: .* found none"):
+        wn.decoder_blocks(nn.Sequential(nn.Embedding(4, 4)))
+
+
+def test_refuses_weights_that_are_not_in_memory(tokens):
+    with torch.device("meta"):
+        model = tiny_model()
+    with pytest.raises(ValueError, match=r"q_proj in block 0 is on the meta device"):
+        wn.prune(model, tokens)
+
+
+def test_refuses_a_model_that_skips_a_block(model, tokens):
+    model.model.forward, whole = None, model.model.forward
+
+    def twice(**inputs):
+        whole(**inputs)
+        return whole(**inputs)
+
+    model.model.forward = twice
+    with pytest.raises(ValueError, match="runs its 3 blocks once each, in order"):
+        wn.prune(model, tokens)

@@ -1,0 +1,51 @@
+"""Tiny random models with the structure of the real ones; nothing here needs a network."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SMALL = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+ROOMY = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+#: name: (model type, settings)
+ARCHITECTURES = {
+    "llama": ("llama", ROOMY),
+    "llama3-rope": (
+        "llama",
+        {
+            **ROOMY,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "mistral": ("mistral", {**ROOMY, "sliding_window": 4}),
+    "qwen2": ("qwen2", {**ROOMY, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": ("qwen3", ROOMY),
+    "gemma2": ("gemma2", {**ROOMY, "sliding_window": 4, "query_pre_attn_scalar": 8}),
+    "gemma3": ("gemma3_text", {**ROOMY, "sliding_window": 4, "query_pre_attn_scalar": 8}),
+    "phi3": ("phi3", ROOMY),
+    "opt": ("opt", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 16, "max_position_embeddings": 64}),
+    "gpt_neox": ("gpt_neox", {**SMALL, "intermediate_size": 48, "max_position_embeddings": 64}),
+    "bloom": ("bloom", {"vocab_size": 96, "hidden_size": 32, "n_layer": 3, "n_head": 4}),
+    "falcon": ("falcon", {**SMALL, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-alibi": ("falcon", {**SMALL, "alibi": True, "new_decoder_architecture": False}),
+    "gpt2": ("gpt2", {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}),
+}
+
+
+def tiny_model(architecture="llama", dtype=torch.float32, **settings):
+    """A random model, made rough enough (norms and biases too) that a forgotten tensor shows."""
+    kind, defaults = ARCHITECTURES[architecture]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**defaults, **SPECIAL, **settings})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.to(dtype)

