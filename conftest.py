@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # the kernels inherit it: no progress bars among the outputs
+for bars in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+    os.environ.setdefault(bars, "1")  # the kernels inherit it: no progress bars among the outputs
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

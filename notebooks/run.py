@@ -30,6 +30,8 @@ def execute(path: Path, bar: tqdm) -> nbformat.NotebookNode:
         timeout=600,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda **_: bar.update(),
     )
@@ -48,7 +50,8 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="+", help="how the names begin, such as 00")
     parser.add_argument("--inplace", action="store_true", help="store the outputs in the notebooks themselves")
     arguments = parser.parse_args()
-    os.environ.setdefault("TQDM_DISABLE", "1")  # in the kernels: stored outputs hold no progress bars
+    for bars in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # stored outputs hold none
+        os.environ.setdefault(bars, "1")
     paths = [path for name in arguments.notebooks for path in sorted(HERE.glob(f"{name}*.ipynb"))]
     if not paths:
         parser.error(f"no notebook begins with {' or '.join(arguments.notebooks)} in {HERE}")

@@ -13,18 +13,18 @@ from .capture import replaced_forward
 LOGITS_AT_ONCE = 2**24  # numbers; 64 MiB in float32, whatever the vocabulary
 
 
-def perplexity(model, tokens: torch.Tensor, batch_size: int | None = None, progress: bool = True) -> float:
+def perplexity(model, tokens: torch.Tensor, batch_size: int | None = None) -> float:
     """exp of the mean negative log-likelihood per predicted token: tokens LongTensor (windows, length) -> float.
 
     Each window is read by itself and its first token, which has no context, is not predicted, as in the published
     protocol. batch_size: windows at a time. Raises ValueError for windows of fewer than two tokens.
     Introduced in notebook 00, "Perplexity"; traps and intervals in notebook 06.
     """
-    return math.exp(window_losses(model, tokens, batch_size, progress).double().mean())
+    return math.exp(window_losses(model, tokens, batch_size).double().mean())
 
 
 @torch.no_grad()
-def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, progress: bool = True) -> torch.Tensor:
+def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
     """Mean negative log-likelihood of each window, in nats a token: (windows, length) -> (windows,) float32.
 
     The loss is taken in float32 from logits computed a slice of positions at a time, so that memory does not grow
@@ -40,7 +40,7 @@ def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, pr
     model.eval()
     losses = []
     try:
-        with tqdm(total=len(tokens), desc="perplexity", unit="window", leave=False, disable=not progress) as bar:
+        with tqdm(total=len(tokens), desc="perplexity", unit="window", leave=False) as bar:
             for batch in tokens.split(batch_size):
                 losses.append(_losses(model, batch.to(device)).cpu())
                 bar.update(len(batch))

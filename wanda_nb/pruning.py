@@ -32,7 +32,6 @@ def prune(
     attention_mask: torch.Tensor | None = None,
     device=None,
     batch_size: int | None = None,
-    progress: bool = True,
 ) -> Report:
     """Remove weights from all linear layers of all decoder blocks, in place, with no retraining.
 
@@ -62,7 +61,7 @@ def prune(
         tokens, attention_mask = _check_tokens(model, tokens, attention_mask)
         batch_size = _batch_size(batch_size, tokens, device or _device(blocks[0]))
     clock = Clock(device or _device(blocks[0]))
-    bar = tqdm(total=len(blocks), desc=f"prune ({plan.name})", unit="block", leave=False, disable=not progress)
+    bar = tqdm(total=len(blocks), desc=f"prune ({plan.name})", unit="block", leave=False)
     with _as_it_was(model), torch.no_grad(), PeakMemory(clock.device) as memory, bar:
         states = None
         if plan.method.reads_inputs:

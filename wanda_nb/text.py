@@ -114,26 +114,27 @@ def _wikipedia() -> list[str]:
     return [article.strip() for article in articles if len(article) > 200]  # many are a bare title
 
 
-def _hub(name: str, streaming: bool = False, **where):
+def _hub(repository: str, first: int | None = None, **where) -> list[str]:
+    """The ``text`` column of a dataset on the hub, or of its first so many rows, read no further than needed."""
     import datasets
 
     try:
-        return datasets.load_dataset(name, streaming=streaming, **where)
-    except (OSError, ConnectionError) as error:
+        rows = datasets.load_dataset(repository, streaming=first is not None, **where)
+        return [row["text"] for row in (rows if first is None else rows.take(first))]
+    except OSError as error:
         raise assets.DownloadError(
-            f"{name} could not be read from the hub: {str(error).splitlines()[0]}. "
+            f"{repository} could not be read from the hub: {str(error).splitlines()[0]}. "
             "Without a hub, use source='c4' or source='wikipedia', or the path of a text file."
         ) from error
 
 
 def _hub_c4() -> list[str]:
     shard = {"train": "en/c4-train.00000-of-01024.json.gz"}
-    rows = _hub("allenai/c4", streaming=True, data_files=shard, split="train")
-    return [row["text"] for row in rows.take(HUB_C4_DOCUMENTS)]
+    return _hub("allenai/c4", first=HUB_C4_DOCUMENTS, data_files=shard, split="train")
 
 
 def _hub_wikitext2() -> list[str]:
-    return list(_hub("Salesforce/wikitext", name="wikitext-2-raw-v1", split="test")["text"])
+    return _hub("Salesforce/wikitext", name="wikitext-2-raw-v1", split="test")
 
 
 _SOURCES = {"c4": _c4, "wikipedia": _wikipedia, "hub:c4": _hub_c4, "hub:wikitext2": _hub_wikitext2}

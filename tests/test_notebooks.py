@@ -1,0 +1,122 @@
+"""The rules every stored notebook keeps. What its cells print is nbval's to compare."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import wanda_nb as wn
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PATHS = re.compile(r"(^|[\s'\"(=:])/(root|work|tmp|home|opt|usr|Users|content)/\w|site-packages|[A-Z]:\\\\")
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    book = nbformat.read(request.param, as_version=4)
+    nbformat.validate(book)
+    book.path = request.param
+    book.code = [cell for cell in book.cells if cell.cell_type == "code"]
+    return book
+
+
+def texts(output):
+    yield output.get("text", "")
+    for kind, data in output.get("data", {}).items():
+        if kind.startswith("text/"):
+            yield data
+
+
+def test_there_are_notebooks():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(len(NOTEBOOKS))]
+    assert len(NOTEBOOKS) >= 4
+
+
+def test_every_cell_ran_once_from_the_top(notebook):
+    assert [cell.execution_count for cell in notebook.code] == list(range(1, len(notebook.code) + 1))
+
+
+def test_outputs_are_fit_to_be_stored(notebook):
+    for cell in notebook.code:
+        for output in cell.outputs:
+            assert output.output_type != "error" or "raises-exception" in cell.metadata.get("tags", [])
+            assert output.get("name") != "stderr", output.get("text")
+            kinds = set(output.get("data", {}))
+            assert not kinds & {"image/svg+xml", "application/vnd.jupyter.widget-view+json"}
+            for text in texts(output):
+                assert not PATHS.search(text), text
+                assert "Warning" not in text
+
+
+def test_hosts_can_render_it(notebook):
+    assert notebook.path.stat().st_size < 1_000_000
+    assert "widgets" not in notebook.metadata
+
+
+def test_cells_are_short_and_compared_unless_tagged(notebook):
+    assert 25 <= len(notebook.cells) <= 80
+    for cell in notebook.code:
+        assert 1 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 30
+        known = {"nbval-ignore-output", "raises-exception", "result"}
+        assert set(cell.metadata.get("tags", [])) <= known
+    compared = [cell for cell in notebook.code if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
+    assert sum(bool(cell.outputs) for cell in compared) >= 3
+
+
+def test_figures_answer_questions(notebook):
+    figures = [o for cell in notebook.code for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert 2 <= len(figures) <= 5
+
+
+def test_skeleton(notebook):
+    first, title = notebook.cells[0].source, notebook.cells[1].source
+    number = notebook.path.name[:2]
+    assert "colab-badge.svg" in first and f"notebooks/{notebook.path.name}" in first
+    assert re.match(rf"# {number} · .*\?", title), title
+    assert "you will" in (title + notebook.cells[2].source).lower()
+    headings = re.findall(r"^## (.*)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
+    assert headings[-2:] == ["What we learned", "References"]
+
+
+def test_links_between_files_resolve(notebook):
+    for cell in notebook.cells:
+        for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)#]+)", cell.source):
+            assert (notebook.path.parent / link).exists(), link
+
+
+def test_every_notebook_installs_from_the_repository_named_in_pyproject(notebook):
+    url = re.search(r'^Repository = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    assert f"git+{url}" in notebook.code[0].source
+    assert url.removeprefix("https://github.com/") in notebook.cells[0].source
+
+
+def sections():
+    return {
+        path.name[:2]: re.findall(
+            r"^#+ (.*)$",
+            "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"),
+            re.M,
+        )
+        for path in NOTEBOOKS
+    }
+
+
+def test_docstrings_name_sections_that_exist():
+    headings = sections()
+    documented = {name: getattr(wn, name).__doc__ or "" for name in wn.__all__ if name != "Report"}
+    tree = ast.parse((ROOT / "wanda_nb" / "plots.py").read_text(encoding="utf-8"))
+    documented |= {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found = 0
+    for name, text in documented.items():
+        for number, section in re.findall(r"notebook (\d\d), \"([^\"]+)\"", text):
+            assert any(section in heading for heading in headings[number]), f"{name}: {number}, {section}"
+            found += 1
+    assert found >= len(wn.__all__) - 6
+
+
+def test_figures_are_drawn_by_plots(notebook):
+    for cell in notebook.code:
+        assert "plt.subplots" not in cell.source and "plt.plot" not in cell.source

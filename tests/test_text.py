@@ -1,0 +1,101 @@
+"""Windows of text: shapes, seeds, sources, and too little of it."""
+
+import json
+
+import pytest
+import torch
+
+import wanda_nb as wn
+
+
+class Letters:
+    """A tokenizer of one token a character."""
+
+    eos_token_id = 0
+
+    def __call__(self, texts, verbose=True):
+        return {"input_ids": [[ord(character) for character in text] for text in texts]}
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+LONG = [ALPHABET, ALPHABET.upper(), "0123456789" * 3]
+
+
+def read(tokens):
+    return ["".join(map(chr, row)) for row in tokens.tolist()]
+
+
+def test_calibration_windows_are_random_pieces_of_random_documents():
+    windows = wn.calibration_tokens(Letters(), LONG, samples=3, length=8, seed=0)
+    assert windows.dtype == torch.int64 and windows.shape == (3, 8)
+    homes = [[number for number, text in enumerate(LONG) if piece in text] for piece in read(windows)]
+    assert sorted(homes) == [[0], [1], [2]]  # one window a document
+
+
+def test_the_seed_decides():
+    draws = [wn.calibration_tokens(Letters(), LONG, samples=3, length=8, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_short_documents_are_joined():
+    windows = wn.calibration_tokens(Letters(), ["abc", "def", "ghi"], samples=2, length=5, seed=0)
+    joined = "".join(read(windows))
+    assert len(joined) == 10 and joined.count("\0") == 2
+    assert sorted(piece for piece in joined.split("\0") if len(piece) == 3) == sorted(joined.split("\0")[:2])
+
+
+def test_evaluation_windows_follow_one_another_and_drop_the_tail():
+    windows = wn.evaluation_tokens(Letters(), ["abc", "defgh"], length=4)
+    assert read(windows) == ["abc\n", "\ndef"]
+    assert read(wn.evaluation_tokens(Letters(), ["abc", "defgh"], length=4, windows=1)) == ["abc\n"]
+
+
+def test_too_little_text_says_how_much_there_is():
+    with pytest.raises(ValueError, match=r"2 strings gives 1 windows of 4 tokens \(6 tokens in all\), 2 asked"):
+        wn.evaluation_tokens(Letters(), ["ab", "cd"], length=4, windows=2)
+    with pytest.raises(ValueError, match=r"gives 0 windows of 9 tokens"):
+        wn.evaluation_tokens(Letters(), ["ab", "cd"], length=9)
+    with pytest.raises(ValueError, match=r"Too little text.*7 asked. Ask for fewer or shorter"):
+        wn.calibration_tokens(Letters(), LONG, samples=7, length=20)
+    with pytest.raises(ValueError, match="Too little text"):
+        wn.calibration_tokens(Letters(), [], samples=1, length=2)
+
+
+@pytest.mark.parametrize("bad", [{"samples": 0}, {"length": 0}, {"length": 2.5}, {"samples": True}])
+def test_counts_must_be_counts(bad):
+    with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+        wn.calibration_tokens(Letters(), LONG, **{"samples": 1, "length": 2, **bad})
+
+
+def test_files_of_your_own(tmp_path):
+    (tmp_path / "text.txt").write_text("äbc", encoding="utf-8")
+    assert wn.documents(tmp_path / "text.txt") == ["äbc"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in LONG))
+    assert wn.documents(str(tmp_path / "rows.jsonl")) == LONG
+
+
+def test_an_unknown_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"No text source 'c5': expected one of c4, wikipedia, hub:c4"):
+        wn.documents("c5")
+    with pytest.raises(ValueError, match="No text source"):
+        wn.documents(tmp_path / "missing.txt")
+
+
+def test_the_pinned_texts():
+    c4, wikipedia = wn.documents("c4"), wn.documents("wikipedia")
+    assert len(c4) == len(set(c4)) == 570
+    assert not any("MacRumors Forums Got a tip" in text for text in c4)  # the menus are gone
+    assert len(wikipedia) > 700 and all(len(text) > 190 and "<doc" not in text for text in wikipedia)
+    assert not set(c4) & set(wikipedia)
+
+
+def test_the_hub_out_of_reach_says_what_else_there_is(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    for source in ("hub:c4", "hub:wikitext2"):
+        with pytest.raises(OSError, match=r"could not be read from the hub.*use source='c4'"):
+            wn.documents(source)
