@@ -75,7 +75,15 @@ def test_leaves_the_training_mode_as_it_was(model, tokens):
     assert model.training and "forward" not in model.model.__dict__
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (0, 5), (7,)])
-def test_windows_without_a_prediction_are_refused(model, shape):
-    with pytest.raises(ValueError, match="at least two tokens"):
-        wn.perplexity(model, torch.ones(shape, dtype=torch.long))
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.ones(3, 1, dtype=torch.long), "a window needs two tokens"),
+        (torch.ones(0, 5, dtype=torch.long), "There is no text"),
+        (torch.ones(7, dtype=torch.long), r"expected a LongTensor \(windows, length\)"),
+        (torch.full((1, 4), 96), "the model knows 0 to 95"),
+    ],
+)
+def test_windows_that_cannot_be_predicted_are_refused(model, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        wn.perplexity(model, tokens)

@@ -184,7 +184,7 @@ BAD = {
     "no tokens": (dict(tokens=None), "tokens is NoneType: expected a LongTensor"),
     "flat tokens": (dict(tokens=torch.arange(5)), r"tokens is torch.int64 \(5,\)"),
     "float tokens": (dict(tokens=torch.rand(2, 3)), "tokens is torch.float32"),
-    "empty": (dict(tokens=torch.zeros(0, 8, dtype=torch.long)), "The calibration set is empty"),
+    "empty": (dict(tokens=torch.zeros(0, 8, dtype=torch.long)), "There is no text: tokens is empty"),
     "vocabulary": (dict(tokens=torch.full((1, 4), 96)), "Token ids from 96 to 96: the model knows 0 to 95"),
     "negative ids": (dict(tokens=torch.full((1, 4), -100)), "Token ids from -100"),
     "too long": (dict(tokens=torch.ones(1, 65, dtype=torch.long)), "the model reads at most 64"),

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from filelock import FileLock
 from platformdirs import user_cache_dir
-from tqdm.auto import tqdm
+
+from .progress import progress_bar
 
 
 class Wheel(NamedTuple):
@@ -137,7 +138,7 @@ def _pip_download(requirement: str, folder: Path, use_pip_cache: bool) -> Path:
         command.append("--no-cache-dir")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said = []
-    with tqdm(desc=f"download {requirement}", unit="B", unit_scale=True, leave=False) as bar:
+    with progress_bar(desc=f"download {requirement}", unit="B", unit_scale=True) as bar:
         for line in process.stdout:
             if progress := re.match(r"Progress (\d+) of (\d+)", line):
                 bar.total = int(progress[2])

@@ -6,9 +6,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
 
 from .capture import replaced_forward
+from .progress import progress_bar
+from .text import check_tokens
 
 LOGITS_AT_ONCE = 2**24  # numbers; 64 MiB in float32, whatever the vocabulary
 
@@ -30,17 +31,16 @@ def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None) ->
     The loss is taken in float32 from logits computed a slice of positions at a time, so that memory does not grow
     with batch × length × vocabulary.
     """
-    if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
-        raise ValueError(
-            f"tokens {tuple(tokens.shape)}: expected (windows, length) with a window or more of at least two tokens."
-        )
+    check_tokens(model, tokens)
+    if tokens.shape[1] < 2:
+        raise ValueError(f"tokens {tuple(tokens.shape)}: a window needs two tokens, for the second to be predicted.")
     batch_size = batch_size or max(1, 1024 // tokens.shape[1])
     device = model.get_input_embeddings().weight.device
     training = model.training
     model.eval()
     losses = []
     try:
-        with tqdm(total=len(tokens), desc="perplexity", unit="window", leave=False) as bar:
+        with progress_bar(total=len(tokens), desc="perplexity", unit="window") as bar:
             for batch in tokens.split(batch_size):
                 losses.append(_losses(model, batch.to(device)).cpu())
                 bar.update(len(batch))

@@ -147,6 +147,24 @@ def weight_matrix(layer: nn.Module) -> torch.Tensor:
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
+def check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:
+    """Raises ValueError, naming the culprit, unless all weights are in memory, unquantised and finite."""
+    quantiser = getattr(model.config, "quantization_config", None)
+    if quantiser is not None:
+        raise ValueError(
+            f"{type(model).__name__} is quantised ({quantiser}): load it without quantisation, prune, then quantise."
+        )
+    for index, block in enumerate(blocks):
+        for name, layer in linear_layers(block).items():
+            if layer.weight.is_meta:
+                raise ValueError(
+                    f"{name} in block {index} is on the meta device: load all weights, into CPU memory say."
+                )
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"{name} has values that are not finite: expected finite ones. Is the checkpoint damaged?")
+
+
 def sparsity(model: PreTrainedModel) -> float:
     """The fraction of zeros in the prunable layers. Introduced in notebook 00, "Prune"."""
     weights = [weight_matrix(m) for block in decoder_blocks(model) for m in linear_layers(block).values()]

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from .capture import InputNorms, first_hidden_states
 from .masks import GROUPS, check_group, check_sparsity, check_width, nm_mask, parse_pattern, prune_mask
-from .models import decoder_blocks, linear_layers, weight_matrix
-from .results import Clock, PeakMemory, Report
+from .models import check_weights, decoder_blocks, linear_layers, weight_matrix
+from .progress import Clock, PeakMemory, progress_bar
+from .results import Report
 from .scores import METHODS, Method
+from .text import check_tokens
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
 
@@ -55,13 +56,15 @@ def prune(
     """
     plan = _plan(method, sparsity, pattern, group)
     blocks = decoder_blocks(model)
-    _check_model(model, blocks, plan)
+    check_weights(model, blocks)
+    if plan.nm:
+        _check_widths(blocks, plan.nm)
     device = torch.device(device) if device is not None else None
     if plan.method.reads_inputs:
-        tokens, attention_mask = _check_tokens(model, tokens, attention_mask)
+        check_tokens(model, tokens, attention_mask)
         batch_size = _batch_size(batch_size, tokens, device or _device(blocks[0]))
     clock = Clock(device or _device(blocks[0]))
-    bar = tqdm(total=len(blocks), desc=f"prune ({plan.name})", unit="block", leave=False)
+    bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block")
     with _as_it_was(model), torch.no_grad(), PeakMemory(clock.device) as memory, bar:
         states = None
         if plan.method.reads_inputs:
@@ -187,53 +190,10 @@ def _plan(method, sparsity, pattern, group) -> _Plan:
     return _Plan(name, method, 1 - n / m, (n, m), f"{m} neighbours")
 
 
-def _check_model(model, blocks, plan) -> None:
-    quantiser = getattr(model.config, "quantization_config", None)
-    if quantiser is not None:
-        raise ValueError(
-            f"{type(model).__name__} is quantised ({quantiser}): load it without quantisation, prune, then quantise."
-        )
+def _check_widths(blocks, pattern: tuple[int, int]) -> None:
     for index, block in enumerate(blocks):
         for name, layer in linear_layers(block).items():
-            W = weight_matrix(layer)
-            if W.is_meta:
-                raise ValueError(
-                    f"{name} in block {index} is on the meta device: load all weights, into CPU memory say."
-                )
-            if plan.nm:
-                check_width(W.shape[1], plan.nm, f"{name} in block {index}")
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ValueError(f"{name} has values that are not finite: expected finite ones. Is the checkpoint damaged?")
-
-
-def _check_tokens(model, tokens, attention_mask):
-    if not isinstance(tokens, torch.Tensor) or tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
-        given = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else type(tokens).__name__
-        raise ValueError(f"tokens is {given}: expected a LongTensor (samples, length), as calibration_tokens gives.")
-    if tokens.numel() == 0:
-        raise ValueError(
-            f"The calibration set is empty, {tuple(tokens.shape)}: expected one window or more, not of length 0."
-        )
-    vocabulary = model.get_input_embeddings().num_embeddings
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= vocabulary:
-        raise ValueError(
-            f"Token ids from {low} to {high}: the model knows 0 to {vocabulary - 1}. Use the model's own tokenizer."
-        )
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest and tokens.shape[1] > longest:
-        raise ValueError(
-            f"Windows of {tokens.shape[1]} tokens, but the model reads at most {longest}: use shorter ones."
-        )
-    if attention_mask is None:
-        return tokens, None
-    if attention_mask.shape != tokens.shape:
-        given, wanted = tuple(attention_mask.shape), tuple(tokens.shape)
-        raise ValueError(f"attention_mask is {given}, tokens {wanted}: expected the same shape.")
-    if not bool(attention_mask.any()):
-        raise ValueError("attention_mask hides every token: the calibration set is empty.")
-    return tokens, attention_mask
+            check_width(weight_matrix(layer).shape[1], pattern, f"{name} in block {index}")
 
 
 def _batch_size(batch_size, tokens, device) -> int:

@@ -1,14 +1,15 @@
-"""What a run did and what it cost."""
+"""What a run did, what it cost, and what is needed to run it again."""
 
 from __future__ import annotations
 
-import threading
-import time
-from contextlib import contextmanager
+import datetime
+import os
+import platform
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 
 import pandas as pd
-import psutil
 import torch
 
 
@@ -37,15 +38,16 @@ class Report:
     def summary(self) -> pd.DataFrame:
         """One row a kind of layer, over all blocks."""
         by_name = self.layers.groupby("name", sort=False)
-        return pd.DataFrame(
+        summary = pd.DataFrame(
             {
                 "blocks": by_name.size(),
                 "shape": by_name["shape"].first(),
                 "asked": by_name["asked"].first(),
-                "reached": by_name["reached"].mean(),
+                "reached": by_name["reached"].mean().round(4),
                 "select s": by_name["select s"].sum().round(2),
             }
         )
+        return summary.rename_axis(None)
 
     def headline(self) -> str:
         """The run in one line."""
@@ -63,47 +65,17 @@ class Report:
         return f"<p>{self.headline()}</p>{self.summary().to_html()}"
 
 
-class Clock:
-    """Seconds by phase: ``with clock("capture"): …``."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str):
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":  # kernels run on behind Python's back
-            torch.cuda.synchronize(self.device)
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-class PeakMemory:
-    """The most memory in use while open: of the GPU where there is one, else of this process, sampled."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.peak = 0
-        self._done = threading.Event()
-
-    def __enter__(self):
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        return self
-
-    def _sample(self):
-        process = psutil.Process()
-        while not self._done.wait(0.05):
-            self.peak = max(self.peak, process.memory_info().rss)
-
-    def __exit__(self, *error):
-        self._done.set()
-        if self.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            self._thread.join()
-            self.peak = max(self.peak, psutil.Process().memory_info().rss)
+def provenance(model) -> dict:
+    """Where a number came from, beside the settings of the run: model, dtype, device, versions and date."""
+    parameter = next(model.parameters())
+    on_gpu = parameter.device.type == "cuda"
+    source = Path(model.config._name_or_path)  # a hub id, or a folder whose whereabouts are nobody's business
+    return {
+        "model": source.name if source.is_dir() else str(source),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(parameter.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "wanda-nb")},
+        "date": datetime.date.today().isoformat(),
+    }

@@ -80,6 +80,35 @@ def evaluation_tokens(tokenizer, source="wikipedia", length: int = 512, windows:
     return _consecutive(ids, length, windows, source)
 
 
+def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
+    """Raises ValueError unless tokens (samples, length) are windows that the model can read."""
+    if not isinstance(tokens, torch.Tensor) or tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
+        given = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else type(tokens).__name__
+        raise ValueError(f"tokens is {given}: expected a LongTensor (windows, length), as calibration_tokens gives.")
+    if tokens.numel() == 0:
+        raise ValueError(
+            f"There is no text: tokens is empty, {tuple(tokens.shape)}. Expected one window or more, not of length 0."
+        )
+    vocabulary = model.get_input_embeddings().num_embeddings
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"Token ids from {low} to {high}: the model knows 0 to {vocabulary - 1}. Use the model's own tokenizer."
+        )
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and tokens.shape[1] > longest:
+        raise ValueError(
+            f"Windows of {tokens.shape[1]} tokens, but the model reads at most {longest}: use shorter ones."
+        )
+    if attention_mask is None:
+        return
+    if attention_mask.shape != tokens.shape:
+        given, wanted = tuple(attention_mask.shape), tuple(tokens.shape)
+        raise ValueError(f"attention_mask is {given}, tokens {wanted}: expected the same shape.")
+    if not bool(attention_mask.any()):
+        raise ValueError("attention_mask hides every token: no text is left.")
+
+
 def _tokenise(tokenizer, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, verbose=False)["input_ids"] if texts else []
 
