@@ -354,7 +354,7 @@ def input_drift(hidden_error: dict, norm_change: dict):
     Each {method: (blocks,) fractions}. Used in notebook 03, "Whose inputs does block 2 see?".
     """
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
-    data = (hidden_error, norm_change), ("hidden states: far off", "their norms: much less")
+    data = (hidden_error, norm_change), ("hidden states: far off", "input norms: much less")
     for axes, (series, title) in zip(panels, zip(*data, strict=True), strict=True):
         for method, values in series.items():
             axes.plot(range(1, len(values) + 1), values, "o-", markersize=3.5, color=COLORS[method], label=method)
