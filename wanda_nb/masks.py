@@ -52,7 +52,7 @@ def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
     threshold = score.kthvalue(count, dim=1, keepdim=True).values
     below, tied = score < threshold, score == threshold
     missing = count - below.sum(dim=1, keepdim=True)
-    return below | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= missing))
+    return below | (tied & (tied.cumsum(dim=1) <= missing))
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:
