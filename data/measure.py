@@ -1,8 +1,11 @@
 """Measure what the README shows and notebooks plot without recomputing.
 
-python data/measure.py quickstart      about 12 minutes on two CPU cores
+python data/measure.py quickstart      about 10 minutes on two CPU cores
+python data/measure.py sparsity        about 20: perplexity against sparsity, three methods, seeds
+python data/measure.py calibration     about 15: how many samples, of which text, drawn with which seed
+python data/measure.py groups          about 5: score × comparison group
 
-Writes data/results/NAME.json, which holds all that is needed to run it again, and NAME.png beside it.
+Writes data/results/NAME.json, which holds all that is needed to run it again; quickstart also draws NAME.png.
 """
 
 import argparse
@@ -54,9 +57,69 @@ def quickstart() -> dict:
     return {"calibration": calibration, "evaluation": evaluation, "rows": rows, **provenance(model)}
 
 
+def one_run(model, heldout, tokens, **how) -> dict:
+    """Prune a copy and evaluate it."""
+    pruned, start = copy.deepcopy(model), time.perf_counter()
+    wn.prune(pruned, tokens, **how)
+    seconds = time.perf_counter() - start
+    row = {**how, "perplexity": round(wn.perplexity(pruned, heldout), 2), "seconds to prune": round(seconds, 1)}
+    print(row, flush=True)
+    return row
+
+
+def prepared() -> tuple:
+    """The model, and the text that all ablations are evaluated on."""
+    evaluation = {"source": "wikipedia", "length": 512, "windows": 6}
+    model, tokenizer = wn.load_model()
+    heldout = wn.evaluation_tokens(tokenizer, **evaluation)
+    dense = round(wn.perplexity(model, heldout), 2)
+    return model, tokenizer, heldout, {"evaluation": evaluation, "dense": dense, **provenance(model)}
+
+
+def sparsity() -> dict:
+    """Notebook 08: where does each method break?"""
+    model, tokenizer, heldout, about = prepared()
+    calibration = {"source": "c4", "samples": 16, "length": 128}
+    rows = []
+    for seed, methods in ((0, ("magnitude", "wanda", "sparsegpt")), (1, ("wanda",)), (2, ("wanda",))):
+        tokens = wn.calibration_tokens(tokenizer, **calibration, seed=seed)
+        for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+            rows += [{"seed": seed, **one_run(model, heldout, tokens, method=m, sparsity=share)} for m in methods]
+    return {"calibration": calibration, **about, "rows": rows}
+
+
+def calibration() -> dict:
+    """Notebook 08: how much text, from where, and does the draw matter? Wanda at 50%."""
+    model, tokenizer, heldout, about = prepared()
+    # Wikipedia text from behind the evaluated windows, so that nothing is calibrated on what it is scored on
+    sources = {"c4": wn.documents("c4"), "wikipedia": wn.documents("wikipedia")[100:]}
+    rows = []
+    for name, texts in sources.items():
+        for samples in (1, 4, 16, 64):
+            for seed in range(3):
+                tokens = wn.calibration_tokens(tokenizer, texts, samples=samples, length=128, seed=seed)
+                rows.append({"source": name, "samples": samples, "length": 128, "seed": seed})
+                rows[-1].update(one_run(model, heldout, tokens, method="wanda", sparsity=0.5))
+    return {**about, "rows": rows}
+
+
+def groups() -> dict:
+    """Notebook 08: which scores may compete? 50%."""
+    model, tokenizer, heldout, about = prepared()
+    calibration = {"source": "c4", "samples": 16, "length": 128, "seed": 0}
+    tokens = wn.calibration_tokens(tokenizer, **calibration)
+    rows = [
+        one_run(model, heldout, tokens, method=method, group=group, sparsity=0.5)
+        for method in ("magnitude", "wanda", "ria")
+        for group in ("output", "input", "layer")
+    ]
+    rows.append(one_run(model, heldout, tokens, method="wanda-variant", sparsity=0.5))
+    return {"calibration": calibration, **about, "rows": rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["quickstart"])
+    parser.add_argument("name", choices=["quickstart", "sparsity", "calibration", "groups"])
     name = parser.parse_args().name
     plots.style()
     start = time.perf_counter()

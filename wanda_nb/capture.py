@@ -12,25 +12,24 @@ from torch import nn
 from .models import decoder_blocks, linear_layers
 
 
-class InputNorms(Mapping):
-    """The L2 norm of every input channel of every linear layer in a block, over all tokens seen.
+class Seen(Exception):
+    """Raised by a hook once every layer of the block has shown its input: the rest need not be computed."""
 
-    Used in a ``with`` statement: while it is open, hooks watch each layer's input X (tokens, in), and
-    ``norms["mlp.down_proj"]`` is ``X.norm(dim=0)``, (in,) float32, over everything the block has
-    read so far. Sums of squares are taken in float32 whatever the dtype of X. The hooks leave with the statement, the
-    norms stay. Raises KeyError for a layer that has seen no token.
-    Introduced in notebook 01, "Streaming norms"; equation 1 of the paper.
-    """
 
-    def __init__(self, block: nn.Module):
+class _InputSums(Mapping):
+    """Something summed over the inputs of every linear layer in a block, by hooks; see InputNorms."""
+
+    def __init__(self, block: nn.Module, stop_when_seen: bool = False):
         self._layers = linear_layers(block)
-        self._squares: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, torch.Tensor] = {}
         self._last = (None, None)
         self._hooks = []
+        self._unseen = set(self._layers)
+        self._stop = stop_when_seen
         #: Which tokens of the batch under way count, (batch, length), 0 for padding; None: all.
         self.token_mask: torch.Tensor | None = None
 
-    def __enter__(self) -> InputNorms:
+    def __enter__(self):
         for name, layer in self._layers.items():
             hook = layer.register_forward_pre_hook(self._watch(name), with_kwargs=True)
             self._hooks.append(hook)
@@ -44,28 +43,66 @@ class InputNorms(Mapping):
     def _watch(self, name: str):
         def hook(layer, args, kwargs):
             x = args[0] if args else kwargs["input"]
-            seen, squares = self._last
-            if x is not seen:  # q, k and v read one tensor: sum its squares once
-                squares = self._sum_of_squares(x.detach())
-                self._last = (x, squares)
-            self._squares[name] = self._squares[name] + squares if name in self._squares else squares
+            last, addend = self._last
+            if x is not last:  # q, k and v read one tensor: sum it once
+                addend = self._addend(self._rows(x.detach()))
+                self._last = (x, addend)
+            if name in self._sums:
+                self._sums[name] += addend
+            else:
+                self._sums[name] = addend.clone()
+            self._unseen.discard(name)
+            if self._stop and not self._unseen:
+                self._unseen = set(self._layers)  # for the next batch
+                raise Seen
 
         return hook
 
-    def _sum_of_squares(self, x: torch.Tensor) -> torch.Tensor:
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         if self.token_mask is not None:
             rows = rows[self.token_mask.to(x.device).reshape(-1).bool()]
-        return rows.float().pow(2).sum(dim=0)
+        return rows.float()
+
+    def _addend(self, X: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._squares[name].sqrt()
+        return self._sums[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._layers if name in self._squares)
+        return (name for name in self._layers if name in self._sums)
 
     def __len__(self) -> int:
-        return len(self._squares)
+        return len(self._sums)
+
+
+class InputNorms(_InputSums):
+    """The L2 norm of every input channel of every linear layer in a block, over all tokens seen.
+
+    Used in a ``with`` statement: while it is open, hooks watch each layer's input X (tokens, in), and
+    ``norms["mlp.down_proj"]`` is ``X.norm(dim=0)``, (in,) float32, over everything the block has
+    read so far. Sums of squares are taken in float32 whatever the dtype of X. The hooks leave with the statement, the
+    norms stay. Raises KeyError for a layer that has seen no token.
+    Introduced in notebook 01, "Streaming norms"; equation 1 of the paper.
+    """
+
+    def _addend(self, X):
+        return X.pow(2).sum(dim=0)
+
+    def __getitem__(self, name):
+        return super().__getitem__(name).sqrt()
+
+
+class InputGrams(_InputSums):
+    """XᵀX (in, in) float32 of every linear layer's input X (tokens, in), over all tokens seen.
+
+    Half the Hessian of the layer's squared output error in each row of W, up to a constant; its diagonal holds
+    the squared norms. Used like InputNorms. Introduced in notebook 05, "The Hessian".
+    """
+
+    def _addend(self, X):
+        return X.T @ X
 
 
 class HiddenStates:
@@ -80,10 +117,16 @@ class HiddenStates:
         self.token_masks = token_masks
 
     def through(self, index: int, block: nn.Module, device) -> Iterator[tuple[int, torch.Tensor]]:
-        """Run block number ``index`` on every batch; yields (batch number, output) and changes nothing."""
+        """Run block number ``index`` on every batch; yields (batch number, output or None).
+
+        None where a capture stopped the block since it had seen all it wanted.
+        """
         for number, (hidden, calls) in enumerate(zip(self.hidden, self.calls, strict=True)):
             args, kwargs = send_to_device(calls[index], device)
-            output = block(hidden.to(device), *args, **kwargs)
+            try:
+                output = block(hidden.to(device), *args, **kwargs)
+            except Seen:
+                output = (None,)
             yield number, output if isinstance(output, torch.Tensor) else output[0]
 
     def advance(self, index: int, block: nn.Module, device) -> None:

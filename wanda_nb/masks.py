@@ -7,11 +7,14 @@ column goes first, as a stable sort would have it.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 
+import numpy as np
 import torch
 
-GROUPS = ("output", "input", "layer")
+GROUPS = ("output", "input", "layer", "running-sum")
+SHORT_ROW = 8  # up to here counting ranks beats selecting
 
 
 def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output") -> torch.Tensor:
@@ -19,7 +22,9 @@ def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output"
 
     sparsity: in [0, 1); exactly ``floor(size * sparsity)`` go from each group.
     group: ``"output"``, each row by itself (Wanda); ``"input"``, each column; ``"layer"``, all at
-    once (magnitude as published), ties to the earlier row, then column.
+    once (magnitude as published), ties to the earlier row, then column; ``"running-sum"``, the variant of the
+    paper's appendix: from each row the lowest scores that add up to the same share of its sum, so many
+    that the layer meets the sparsity to 0.001.
     Raises ValueError for anything else, and for scores that are NaN.
     Introduced in notebook 02, "Comparison groups"; section 3 of the paper.
     """
@@ -30,6 +35,8 @@ def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output"
         return _smallest(score, math.floor(score.shape[1] * sparsity))
     if group == "input":
         return _smallest(score.T, math.floor(score.shape[0] * sparsity)).T.contiguous()
+    if group == "running-sum":
+        return _running_sum(score, sparsity)
     return _smallest(score.reshape(1, -1), math.floor(score.numel() * sparsity)).reshape(score.shape)
 
 
@@ -45,14 +52,75 @@ def nm_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
     return _smallest(score.reshape(-1, m), m - n).reshape(score.shape)
 
 
+def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001) -> torch.Tensor:
+    """From each row the lowest scores whose running sum stays within alpha of the row's sum: the paper's variant.
+
+    alpha, one for the layer, is found by bisection as published, from 0.4 within [0, 0.8]; beyond that, up to 1, where
+    a high sparsity needs it, and until the sparsity is met to the tolerance, or ties forbid it.
+    """
+    if sparsity == 0:
+        return torch.zeros_like(score, dtype=torch.bool)
+    ordered, order = score.sort(dim=1, stable=True)
+    running = ordered.cumsum(dim=1)
+    total = score.sum(dim=1, keepdim=True)
+    low, alpha, high = 0.0, 0.4, 0.8
+    if bool(((running <= high * total).float().mean() + tolerance) < sparsity):
+        low, alpha, high = 0.8, 0.9, 1.0
+    while True:
+        within = running <= alpha * total  # (out, in), in the order of the scores
+        reached = float(within.float().mean())
+        if abs(reached - sparsity) <= tolerance or high - low < 1e-7:
+            return torch.zeros_like(within).scatter_(1, order, within)
+        low, high = (low, alpha) if reached > sparsity else (alpha, high)
+        alpha = (low + high) / 2
+
+
 def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
-    """The count lowest of each row, ties to the earlier column: (rows, columns) -> bool."""
+    """The count lowest of each row, ties to the earlier column: (rows, columns) -> bool.
+
+    No sort: a row's threshold by selection, or ranks by counting where rows are short. Ties at the threshold
+    are settled afterwards, in the few rows that have more of them than room.
+    """
+    score = score if score.dtype in (torch.float32, torch.float64) else score.float()
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    threshold = score.kthvalue(count, dim=1, keepdim=True).values
-    below, tied = score < threshold, score == threshold
-    missing = count - below.sum(dim=1, keepdim=True)
-    return below | (tied & (tied.cumsum(dim=1) <= missing))
+    if score.shape[1] <= SHORT_ROW:
+        return _smallest_by_rank(score, count)
+    threshold = _kth_smallest(score, count)
+    mask = score <= threshold
+    crowded = (mask.sum(dim=1) > count).nonzero().squeeze(1)
+    if len(crowded):
+        rows, limit = score[crowded], threshold[crowded]
+        below, tied = rows < limit, rows == limit
+        room = count - below.sum(dim=1, keepdim=True)
+        mask[crowded] = below | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= room))
+    return mask
+
+
+def _smallest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
+    """A column's rank is how many scores of its row come before it; below count, it goes."""
+    columns = score.unbind(dim=1)
+    mask = torch.empty_like(score, dtype=torch.bool)
+    for j, own in enumerate(columns):
+        rank = torch.zeros(len(score), dtype=torch.int8, device=score.device)
+        for i, other in enumerate(columns):
+            if i != j:
+                rank += other <= own if i < j else other < own
+        torch.lt(rank, count, out=mask[:, j])
+    return mask
+
+
+def _kth_smallest(score: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th smallest of each row, (rows, 1); on a CPU numpy's partition, in as many threads as torch has."""
+    if score.device.type != "cpu":
+        return score.kthvalue(k, dim=1, keepdim=True).values
+    parts = score.chunk(min(torch.get_num_threads(), len(score)))
+
+    def kth(part: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.partition(part.detach().numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
+
+    with ThreadPoolExecutor(len(parts)) as threads:  # numpy lets go of the interpreter while it partitions
+        return torch.cat(list(threads.map(kth, parts)))
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import nn
 
-from .capture import InputNorms, first_hidden_states
-from .masks import GROUPS, check_group, check_sparsity, check_width, nm_mask, parse_pattern, prune_mask
+from .capture import first_hidden_states
+from .masks import check_width
+from .methods import make_plan
 from .models import check_weights, decoder_blocks, linear_layers, weight_matrix
 from .progress import Clock, PeakMemory, progress_bar
 from .results import Report
-from .scores import METHODS, Method
 from .text import check_tokens
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
@@ -26,10 +25,11 @@ def prune(
     model,
     tokens: torch.Tensor | None,
     method: str | Callable = "wanda",
-    sparsity: float | None = None,
+    sparsity: float | Sequence[float] | None = None,
     *,
     pattern: str | None = None,
     group: str | None = None,
+    update: str | None = None,
     attention_mask: torch.Tensor | None = None,
     device=None,
     batch_size: int | None = None,
@@ -40,11 +40,15 @@ def prune(
     layers, run it again, so that the next block sees what the pruned one puts out. Embeddings, norms and head stay.
 
     tokens: calibration windows, LongTensor (samples, length); None will do for magnitude.
-    method: ``"wanda"``, ``"magnitude"`` or your own ``score(W, norm) -> (out, in)``.
-    sparsity: the fraction of each comparison group to remove, in [0, 1); 0.5 unless a pattern says it.
+    method: ``"wanda"``, ``"magnitude"``, ``"sparsegpt"``, ``"ria"``, ``"wanda-variant"`` (the paper's appendix), or
+    your own ``score(W, norm) -> (out, in)``.
+    sparsity: the fraction of each comparison group to remove, in [0, 1); 0.5 unless a pattern says it. One number, or
+    one for each block (``owl_sparsity``).
     pattern: N:M such as ``"2:4"``, which keeps 2 of every 4 weights along the input.
-    group: ``"output"``, ``"input"`` or ``"layer"``; by default the one the method was published with (Wanda output,
-    magnitude layer). A pattern brings its own.
+    group: ``"output"``, ``"input"``, ``"layer"`` or ``"running-sum"``; by default the one the method was published with
+    (Wanda output, magnitude and RIA layer). A pattern or an iterative update brings its own.
+    update: ``"one-shot"``: choose the mask, then move the kept weights to make up (OBS); ``"iterative"``: choose it
+    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
     device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
     batch_size: windows at a time.
@@ -54,27 +58,27 @@ def prune(
     only in a later window stops the run, and the message says at which block.
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
-    plan = _plan(method, sparsity, pattern, group)
     blocks = decoder_blocks(model)
+    plan = make_plan(method, sparsity, pattern, group, update, len(blocks))
     check_weights(model, blocks)
     if plan.nm:
         _check_widths(blocks, plan.nm)
     device = torch.device(device) if device is not None else None
-    if plan.method.reads_inputs:
+    if plan.statistic:
         check_tokens(model, tokens, attention_mask)
         batch_size = _batch_size(batch_size, tokens, device or _device(blocks[0]))
     clock = Clock(device or _device(blocks[0]))
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block")
     with _as_it_was(model), torch.no_grad(), PeakMemory(clock.device) as memory, bar:
         states = None
-        if plan.method.reads_inputs:
+        if plan.statistic:
             with clock("prepare"):
                 seconds = _rehearse(model, blocks, tokens, attention_mask, device)
                 bar.set_description(f"prune ({plan.name}), about {_words(2 * seconds * len(tokens))}")
                 states = first_hidden_states(model, tokens, attention_mask, batch_size)
         rows = _loop(blocks, states, plan, device, clock, bar)
-    shape = tuple(tokens.shape) if plan.method.reads_inputs else ()
-    return Report(plan.name, plan.sparsity, pattern, plan.group, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
+    shape = tuple(tokens.shape) if plan.statistic else ()
+    return Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
 
 
 def _loop(blocks, states, plan, device, clock, bar) -> list[dict]:
@@ -82,15 +86,16 @@ def _loop(blocks, states, plan, device, clock, bar) -> list[dict]:
     rows = []
     for index, block in enumerate(blocks):
         with _visiting(block, device) as where:
-            norms = {}
+            seen = {}
             if states is not None:
                 with clock("capture"):
-                    norms = _capture(states, index, block, where)
+                    seen = _capture(states, index, block, where, plan.statistic)
             with clock("select"):
-                rows += [
-                    {"block": index, "name": name, **_prune_layer(layer, norms.get(name), plan)}
-                    for name, layer in linear_layers(block).items()
-                ]
+                prune_layer = plan.pruner(index)
+                for name, layer in linear_layers(block).items():
+                    start = time.perf_counter()
+                    asked, extra = prune_layer(weight_matrix(layer), seen.get(name))
+                    rows.append(_row(index, name, layer, asked, extra, time.perf_counter() - start))
             if states is not None and block is not blocks[-1]:  # nobody reads what leaves the last block
                 with clock("propagate"):
                     states.advance(index, block, where)
@@ -98,40 +103,30 @@ def _loop(blocks, states, plan, device, clock, bar) -> list[dict]:
     return rows
 
 
-def _capture(states, index, block, where) -> InputNorms:
-    with InputNorms(block) as norms:
-        norms.token_mask = states.token_masks[0]
+def _row(index, name, layer, asked, extra, seconds) -> dict:
+    W = weight_matrix(layer)
+    reached = float((W == 0).float().mean())
+    row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": asked, "reached": reached}
+    return {**row, **extra, "select s": seconds}
+
+
+def _capture(states, index, block, where, statistic):
+    with statistic(block, stop_when_seen=True) as seen:
+        seen.token_mask = states.token_masks[0]
         for number, _ in states.through(index, block, where):
-            norms.token_mask = states.token_masks[(number + 1) % len(states.token_masks)]
+            seen.token_mask = states.token_masks[(number + 1) % len(states.token_masks)]
     for name in linear_layers(block):
-        if name not in norms:
+        if name not in seen:
             raise ValueError(
                 f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
                 f"Blocks before {index} are already pruned. Use more calibration text, or magnitude."
             )
-        if not bool(norms[name].isfinite().all()):
+        if not bool(seen[name].isfinite().all()):
             raise ValueError(
                 f"The input of {name} in block {index} is not finite. Blocks before {index} are already pruned: "
                 "load the model again. Expected finite activations; try float32 or bfloat16, or look at the text."
             )
-    return norms
-
-
-def _prune_layer(layer: nn.Module, norm: torch.Tensor | None, plan: _Plan) -> dict:
-    start = time.perf_counter()
-    W = weight_matrix(layer)
-    score = plan.method.score(W, norm)
-    if not isinstance(score, torch.Tensor) or score.shape != W.shape:
-        given = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
-        raise ValueError(f"{plan.name} gave {given} for a layer of {tuple(W.shape)}: expected one score a weight.")
-    mask = nm_mask(score, *plan.nm) if plan.nm else prune_mask(score, plan.sparsity, plan.group)
-    W.masked_fill_(mask, 0)
-    return {
-        "shape": tuple(W.shape),
-        "asked": plan.sparsity,
-        "reached": float((W == 0).float().mean()),
-        "select s": time.perf_counter() - start,
-    }
+    return seen
 
 
 def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
@@ -149,45 +144,6 @@ def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
                 "Nothing was changed. Expected finite ones: try float32 or bfloat16, or check the checkpoint."
             )
     return time.perf_counter() - start
-
-
-class _Plan(NamedTuple):
-    """What was asked for, checked."""
-
-    name: str
-    method: Method
-    sparsity: float
-    nm: tuple[int, int] | None
-    group: str
-
-
-def _plan(method, sparsity, pattern, group) -> _Plan:
-    if callable(method):
-        name, method = getattr(method, "__name__", "your score"), Method(method, True, "output")
-    elif method in METHODS:
-        name, method = method, METHODS[method]
-    else:
-        raise ValueError(
-            f"method={method!r}: expected one of {', '.join(METHODS)}, or a function score(W, norm) -> (out, in)."
-        )
-    if sparsity is not None:
-        check_sparsity(sparsity)
-    if group is not None:
-        check_group(group)
-    if pattern is None:
-        return _Plan(name, method, 0.5 if sparsity is None else sparsity, None, group or method.group)
-    n, m = parse_pattern(pattern)
-    if sparsity is not None and abs(sparsity - (1 - n / m)) > 1e-9:
-        raise ValueError(
-            f"sparsity={sparsity} with pattern={pattern!r}: keeping {n} of every {m} removes {1 - n / m:g}. "
-            "Leave sparsity out, or make them agree."
-        )
-    if group not in (None, "output"):
-        raise ValueError(
-            f"group={group!r} with pattern={pattern!r}: N:M compares the {m} neighbours of a group in one row. "
-            f"Leave group out; {', '.join(GROUPS)} are for unstructured sparsity."
-        )
-    return _Plan(name, method, 1 - n / m, (n, m), f"{m} neighbours")
 
 
 def _check_widths(blocks, pattern: tuple[int, int]) -> None:

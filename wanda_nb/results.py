@@ -18,9 +18,9 @@ class Report:
     """What a run of prune did; prints as a table."""
 
     method: str
-    sparsity: float
     pattern: str | None
     group: str
+    update: str | None
     tokens: tuple[int, ...]
     #: A row a layer: block, name, shape, sparsity asked and reached, seconds to score it and select.
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -42,7 +42,7 @@ class Report:
             {
                 "blocks": by_name.size(),
                 "shape": by_name["shape"].first(),
-                "asked": by_name["asked"].first(),
+                "asked": by_name["asked"].mean().round(4),
                 "reached": by_name["reached"].mean().round(4),
                 "select s": by_name["select s"].sum().round(2),
             }
@@ -51,7 +51,8 @@ class Report:
 
     def headline(self) -> str:
         """The run in one line."""
-        what = self.pattern or f"{self.sparsity:.0%}, compared by {self.group}"
+        what = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
+        what += f", {self.update} update" if self.update else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {what}: {self.reached:.2%} zeros in {len(self.layers)} layers"

@@ -5,14 +5,11 @@ W (out, in) · norm (in,), the L2 norm of each input channel · score (out, in) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 
 
-def magnitude_score(W: torch.Tensor) -> torch.Tensor:
-    """|W|: (out, in) -> (out, in) float32. Introduced in notebook 02, "What is a weight worth?"."""
+def magnitude_score(W: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
+    """|W|: (out, in) -> (out, in) float32; norm is not used. Introduced in notebook 02, "What is a weight worth?"."""
     return W.float().abs()
 
 
@@ -23,23 +20,28 @@ def wanda_score(W: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     norm is not one number for each input channel.
     Introduced in notebook 02, "The change in output"; equation 1 of the paper.
     """
+    _check_norm(W, norm)
+    return W.float().abs() * norm.float()
+
+
+def ria_score(W: torch.Tensor, norm: torch.Tensor, power: float = 0.5) -> torch.Tensor:
+    """Relative importance and activations (RIA): W (out, in), norm (in,) -> (out, in) float32.
+
+    (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_j‖₂^power: a weight counts by its share of its column and of its
+    row, so that no input and no output is cut off whole. Weights of an empty row or column have no share of it.
+    Zhang et al., *Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models*, ICLR 2024.
+    Introduced in notebook 08, "Your own score".
+    """
+    _check_norm(W, norm)
+    size = W.float().abs()
+    tiny = torch.finfo(torch.float32).tiny
+    share = size / size.sum(dim=0, keepdim=True).clamp_min(tiny) + size / size.sum(dim=1, keepdim=True).clamp_min(tiny)
+    return share * norm.float().pow(power)
+
+
+def _check_norm(W: torch.Tensor, norm: torch.Tensor) -> None:
     if norm.shape != W.shape[1:]:
         raise ValueError(
             f"norm has shape {tuple(norm.shape)}, W {tuple(W.shape)}: expected one norm for each of W's "
             f"{W.shape[1]} input channels, its columns."
         )
-    return W.float().abs() * norm.float()
-
-
-class Method(NamedTuple):
-    """How prune scores a layer, and the comparison group that the method was published with."""
-
-    score: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-    reads_inputs: bool
-    group: str
-
-
-METHODS = {
-    "magnitude": Method(lambda W, norm: magnitude_score(W), reads_inputs=False, group="layer"),
-    "wanda": Method(wanda_score, reads_inputs=True, group="output"),
-}

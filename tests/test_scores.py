@@ -1,0 +1,103 @@
+"""RIA, the running-sum variant and OWL, each against its definition written the slow way."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_model
+
+import wanda_nb as wn
+
+
+def test_ria_is_its_definition():
+    W, norm = torch.randn(5, 8), torch.rand(8) + 0.1
+    score = wn.ria_score(W, norm)
+    for i in range(5):
+        for j in range(8):
+            w = abs(float(W[i, j]))
+            column, row = float(W[:, j].abs().sum()), float(W[i].abs().sum())
+            assert float(score[i, j]) == pytest.approx((w / column + w / row) * float(norm[j]) ** 0.5, rel=1e-5)
+
+
+def test_ria_survives_empty_rows_and_columns():
+    W = torch.randn(4, 6)
+    W[1], W[:, 2] = 0, 0
+    score = wn.ria_score(W, torch.ones(6))
+    assert score.isfinite().all() and (score[1] == 0).all() and (score[:, 2] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(2, 40), st.floats(0, 0.99), st.integers(0, 10**6), st.booleans())
+def test_running_sum_removes_a_share_of_every_rows_sum(rows, columns, sparsity, seed, ties):
+    score = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed))
+    score = (score * 4).round() if ties else score
+    mask = wn.prune_mask(score, sparsity, "running-sum")
+    for s, gone in zip(score, mask, strict=True):  # what goes is the start of a stable sort of the row
+        order = s.sort(stable=True).indices
+        assert gone[order].int().diff().le(0).all()
+    if rows * columns >= 400 and not ties:
+        assert abs(float(mask.float().mean()) - sparsity) < 0.02
+
+
+def test_running_sum_meets_the_sparsity_and_shares_one_alpha():
+    score = torch.rand(64, 512, generator=torch.Generator().manual_seed(0)).pow(2)
+    for sparsity in (0.1, 0.5, 0.7, 0.95):
+        mask = wn.prune_mask(score, sparsity, "running-sum")
+        assert abs(float(mask.float().mean()) - sparsity) < 0.002
+        gone = (score * mask).sum(dim=1) / score.sum(dim=1)
+        rest = torch.where(mask, torch.inf, score).amin(dim=1) / score.sum(dim=1)
+        assert gone.max() <= (gone + rest).min() + 1e-6  # one alpha fits between them in every row
+        assert len(mask.sum(dim=1).unique()) > 1  # rows differ in how many they lose
+
+
+def test_running_sum_at_its_edges():
+    """The published code takes a row's last score as threshold where nothing goes, and so removes the whole row."""
+    score = torch.tensor([[0.0, 0.0, 0.0, 0.0], [9.0, 1.0, 1.0, 1.0]])
+    assert not wn.prune_mask(torch.tensor([[1.0, 1.0], [2.0, 1.0]]), 0.0, "running-sum").any()
+    mask = wn.prune_mask(score, 0.5, "running-sum")
+    assert not mask[1, 0]
+    assert wn.prune_mask(torch.rand(8, 64), 0.0, "running-sum").float().mean() <= 0.001
+
+
+def test_the_variant_through_prune(tokens):
+    model = tiny_model()
+    report = wn.prune(model, tokens, method="wanda-variant", sparsity=0.5)
+    assert report.group == "running-sum" and abs(report.reached - 0.5) < 0.01
+    other = tiny_model()
+    wn.prune(other, tokens, method="wanda", group="running-sum")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["ria", "wanda-variant", "sparsegpt"])
+def test_every_method_on_an_architecture_with_transposed_weights(method, tokens):
+    model = tiny_model("gpt2")
+    wn.prune(model, tokens, method=method, sparsity=0.5)
+    assert abs(wn.sparsity(model) - 0.5) < 0.01
+    assert model(input_ids=tokens).logits.isfinite().all()
+
+
+def test_owl_is_its_definition(tokens):
+    """Shares of outliers per block of the dense model, stretched, centred on the sparsity asked for."""
+    model = tiny_model()
+    torch.manual_seed(3)
+    for index, block in enumerate(wn.decoder_blocks(model)):
+        for linear in wn.linear_layers(block).values():
+            linear.weight.data *= torch.rand_like(linear.weight).pow(-0.3 * index)
+    shares = []
+    for block in wn.decoder_blocks(model):
+        with wn.InputNorms(block) as norms, torch.no_grad():
+            model(input_ids=tokens)
+        layers = wn.linear_layers(block)
+        scores = torch.cat([wn.wanda_score(layers[name].weight, norms[name]).flatten() for name in layers])
+        shares.append(float((scores > 5 * scores.mean()).float().mean()))
+    assert len(set(shares)) == 3
+    stretched = [0.16 * (share - min(shares)) / (max(shares) - min(shares)) for share in shares]
+    expected = [0.7 - (x - sum(stretched) / 3) for x in stretched]
+    before = [p.clone() for p in model.parameters()]
+    allocation = wn.owl_sparsity(model, tokens, 0.7, batch_size=len(tokens))
+    assert allocation == pytest.approx(expected, abs=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+    report = wn.prune(model, tokens, sparsity=allocation)
+    by_block = report.layers.groupby("block")["reached"].mean()
+    assert list(by_block) == pytest.approx(allocation, abs=0.02)

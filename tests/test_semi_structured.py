@@ -1,0 +1,77 @@
+"""2:4 on hardware: refused where there is none, sizes by arithmetic and by torch itself."""
+
+import pytest
+import torch
+from tiny import tiny_model
+
+import wanda_nb as wn
+from wanda_nb import semi_structured as ss
+
+
+def test_refused_clearly_on_a_cpu():
+    model = tiny_model()
+    with pytest.raises(RuntimeError, match=r"No 2:4 kernels on this device \(cpu\): expected .* capability 8.0"):
+        ss.use_sparse_kernels(model)
+
+
+def test_refused_clearly_on_an_older_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(RuntimeError, match=r"\(Tesla T4, compute capability 7.5\)"):
+        ss._check_hardware(torch.device("cuda"))
+
+
+def test_layers_that_do_not_fit_are_named(monkeypatch, tokens):
+    monkeypatch.setattr(ss, "_check_hardware", lambda _: None)
+    with pytest.raises(ValueError, match=r"self_attn.q_proj is torch.float32: .* convert first"):
+        ss.use_sparse_kernels(tiny_model())
+    with pytest.raises(ValueError, match=r"self_attn.q_proj is not 2:4"):
+        ss.use_sparse_kernels(tiny_model(dtype=torch.float16))
+    with pytest.raises(ValueError, match="Conv1D, which keeps weights transposed"):
+        ss.use_sparse_kernels(tiny_model("gpt2"))
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8)])
+def test_is_nm(n, m, tokens):
+    model = tiny_model()
+    wn.prune(model, tokens, pattern=f"{n}:{m}")
+    W = model.model.layers[2].mlp.down_proj.weight
+    assert ss.is_nm(W, n, m)
+    assert not ss.is_nm(tiny_model().model.layers[2].mlp.down_proj.weight, n, m)
+    assert not ss.is_nm(torch.zeros(4, 10), 2, 4)
+
+
+def test_compressed_bytes():
+    assert ss.compressed_bytes(1024, torch.float16, "dense") == 2048
+    assert ss.compressed_bytes(1024, torch.float16, "2:4") == 1024 + 128  # 0.5625 of dense, as the vendor says
+    assert ss.compressed_bytes(1024, torch.bfloat16, "bitmask") == 1024 + 128
+    assert ss.compressed_bytes(1024, torch.float32, "csr", sparsity=0.75) == 256 * 8
+    with pytest.raises(ValueError, match="kind='zip': expected one of dense, 2:4"):
+        ss.compressed_bytes(8, torch.float16, "zip")
+
+
+def test_csr_bytes_are_what_torch_stores():
+    W = wn.prune_mask(torch.rand(64, 256)).logical_not().float()
+    csr = W.to_sparse_csr()
+    stored = csr.values().nbytes + csr.col_indices().int().nbytes
+    assert stored == ss.compressed_bytes(W.numel(), torch.float32, "csr")
+
+
+def test_paired_seconds_calls_in_turn():
+    calls = []
+    a, b = ss.paired_seconds(lambda: calls.append("a"), lambda: calls.append("b"), repeats=3)
+    assert "".join(calls) == "abababab" and len(a) == len(b) == 3
+    assert ss.median_ratio([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == 1.0
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 8, reason="needs sparse tensor cores"
+)
+def test_sparse_kernels_give_the_same_outputs():
+    config = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    model = tiny_model(dtype=torch.float16, **config).cuda()
+    tokens = torch.randint(3, 96, (4, 64), device="cuda")
+    wn.prune(model, tokens, pattern="2:4")
+    before = model(input_ids=tokens).logits
+    assert ss.use_sparse_kernels(model) == 21
+    torch.testing.assert_close(model(input_ids=tokens).logits, before, rtol=0.05, atol=0.05)

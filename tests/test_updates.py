@@ -1,0 +1,231 @@
+"""SparseGPT and the weight update: against least squares, step by step and in closed form."""
+
+import math
+
+import pytest
+import torch
+from tiny import tiny_model
+
+import wanda_nb as wn
+from wanda_nb.sparsegpt import obs_score
+
+
+def layer(rows=7, width=24, tokens=400, seed=0):
+    """W, X with correlated channels, and XᵀX, in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator) + 2 * torch.eye(width)
+    X = torch.randn(tokens, width, generator=generator) @ mix
+    return torch.randn(rows, width, generator=generator), X, X.T @ X
+
+
+def factor_of(gram, damping=0.0):
+    """U of an undamped inverse in float64, so that the oracles are exact."""
+    inverse = torch.linalg.inv(gram.double() + damping * gram.double().diagonal().mean() * torch.eye(len(gram)))
+    return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def least_squares(w, gram, fixed, values):
+    """The row nearest to w in the norm of gram whose ``fixed`` entries have the given values: the closed form."""
+    w, H = w.double(), gram.double()
+    free = [j for j in range(len(w)) if j not in fixed]
+    result = w.clone()
+    result[fixed] = values.double()
+    shift = (result - w)[fixed]
+    result[free] = w[free] - torch.linalg.solve(H[free][:, free], H[free][:, fixed] @ shift)
+    return result
+
+
+def test_the_factor_is_the_cholesky_factor_of_the_inverse():
+    _, _, gram = layer()
+    U, used = wn.inverse_factor(gram)
+    damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(24)
+    torch.testing.assert_close(U.T @ U, torch.linalg.inv(damped.double()).float(), rtol=1e-3, atol=1e-7)
+    assert used == 0.01 and torch.equal(U, U.triu())
+
+
+def test_the_update_is_least_squares_in_closed_form():
+    """Where the removed columns come first, all kept ones can move: the optimum for that mask."""
+    W, _, gram = layer()
+    mask = torch.zeros_like(W, dtype=torch.bool)
+    mask[:, :10] = True
+    updated = wn.obs_prune(W, factor_of(gram), mask=mask)
+    for w, new in zip(W, updated, strict=True):
+        expected = least_squares(w, gram, list(range(10)), torch.zeros(10))
+        torch.testing.assert_close(new.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_update_is_least_squares_step_by_step():
+    """For any mask: after each column, the columns to its right are the optimum given all to its left."""
+    W, _, gram = layer()
+    mask = torch.rand(W.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    updated = wn.obs_prune(W, factor_of(gram), mask=mask)
+    for w, gone, new in zip(W, mask, updated, strict=True):
+        current = w.double()
+        for j in range(len(w)):
+            values = current[: j + 1].clone()
+            values[j] = 0 if gone[j] else values[j]
+            current = least_squares(w, gram, list(range(j + 1)), values)
+        torch.testing.assert_close(new.double(), current, rtol=1e-3, atol=1e-4)
+    assert (updated[mask] == 0).all()
+
+
+@pytest.mark.parametrize("width", [24, 128, 300])
+def test_blocks_of_columns_change_nothing(width, monkeypatch):
+    """Applying a block's updates at once is exact: one block for all gives the same weights."""
+    W, _, gram = layer(width=width, tokens=900)
+    mask = torch.rand(W.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    U, _ = wn.inverse_factor(gram)
+    expected = wn.obs_prune(W, U, mask=mask)
+    for block in (16, 1000):
+        monkeypatch.setattr("wanda_nb.sparsegpt.BLOCK", block)
+        torch.testing.assert_close(wn.obs_prune(W, U, mask=mask), expected, rtol=1e-3, atol=1e-4)
+
+
+def output_error(W, new, X):
+    return float((X @ (new - W).T).norm())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_update_lowers_the_output_error(seed):
+    W, X, gram = layer(rows=40, seed=seed)
+    mask = wn.nm_mask(wn.wanda_score(W, X.norm(dim=0)), 2, 4)
+    U, _ = wn.inverse_factor(gram)
+    left_alone = output_error(W, W.masked_fill(mask, 0), X)
+    one_shot = output_error(W, wn.obs_prune(W, U, mask=mask), X)
+    chosen = wn.obs_prune(W, U, choose=lambda w, d, _: wn.nm_mask(obs_score(w, d), 2, 4), step=4)
+    assert one_shot < 0.95 * left_alone
+    assert output_error(W, chosen, X) < one_shot
+
+
+def test_choices_see_the_updated_weights_and_their_own_columns():
+    W, _, gram = layer(width=300, tokens=900)
+    U, _ = wn.inverse_factor(gram)
+    seen = []
+
+    def choose(w, d, columns):
+        seen.append((w.clone(), d, columns))
+        return wn.prune_mask(obs_score(w, d), 0.5, "layer")
+
+    updated = wn.obs_prune(W, U, choose=choose)
+    assert [(columns.start, columns.stop) for *_, columns in seen] == [(0, 128), (128, 256), (256, 300)]
+    assert torch.equal(seen[0][0], W[:, :128]) and not torch.allclose(seen[1][0], W[:, 128:256], rtol=0.01)
+    assert all(torch.equal(d, U.diagonal()[columns]) for _, d, columns in seen)
+    zeros = [int((updated[:, columns] == 0).sum()) for *_, columns in seen]
+    assert zeros == [math.floor(7 * width * 0.5) for width in (128, 128, 44)]
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (3, 7), (1, 100)])
+def test_groups_of_m_never_straddle_a_block(n, m):
+    W, _, gram = layer(width=700, tokens=1500)
+    U, _ = wn.inverse_factor(gram)
+    if 700 % m:
+        W, U = W[:, : 700 // m * m], U[: 700 // m * m, : 700 // m * m]
+    updated = wn.obs_prune(W, U, choose=lambda w, d, _: wn.nm_mask(obs_score(w, d), n, m), step=m)
+    assert ((updated != 0).view(7, -1, m).sum(-1) == n).all()
+
+
+def test_dead_channels_go_first_and_disturb_nothing():
+    _, X, _ = layer()
+    X[:, [3, 11]] = 0
+    gram = X.T @ X
+    U, used = wn.inverse_factor(gram)
+    assert used == 0.01 and U.isfinite().all()
+    alone = [j for j in range(24) if j not in (3, 11)]
+    torch.testing.assert_close(U[alone][:, alone], wn.inverse_factor(gram[alone][:, alone])[0])
+    assert (U[3, 4:] == 0).all() and (U[:3, 3] == 0).all()
+
+
+def test_damping_is_raised_in_steps_and_reported():
+    X = torch.randn(5, 24)  # fewer tokens than channels: singular
+    gram = X.T @ X
+    _, used = wn.inverse_factor(gram, damping=1e-12)
+    assert used > 1e-12
+    gram[0, 1] = gram[1, 0] = 1e8  # no damping up to 1 mends this
+    with pytest.raises(ValueError, match=r"not positive definite even with damping 1.*more calibration text"):
+        wn.inverse_factor(gram)
+
+
+def test_grams_are_the_products_of_the_inputs(model, tokens):
+    block = wn.decoder_blocks(model)[1]
+    kept = {}
+    hook = block.mlp.down_proj.register_forward_pre_hook(lambda _, args: kept.setdefault("x", args[0]))
+    with wn.InputGrams(block) as grams, wn.InputNorms(block) as norms, torch.no_grad():
+        model(input_ids=tokens)
+    hook.remove()
+    X = kept["x"].flatten(0, 1).double()
+    torch.testing.assert_close(grams["mlp.down_proj"].double(), X.T @ X, rtol=1e-4, atol=1e-6)
+    for name in norms:
+        torch.testing.assert_close(grams[name].diagonal().sqrt(), norms[name], rtol=1e-4, atol=1e-6)
+
+
+def by_hand(model, tokens, choose_layer):
+    """Every block from the statistics of the model so far, by the whole model's own forward."""
+    for block in wn.decoder_blocks(model):
+        with wn.InputGrams(block) as grams, torch.no_grad():
+            model(input_ids=tokens)
+        for name, linear in wn.linear_layers(block).items():
+            linear.weight.data.copy_(choose_layer(linear.weight.detach(), grams[name]))
+    return model
+
+
+HOW = {
+    "sparsegpt": (
+        {"method": "sparsegpt", "sparsity": 0.6},
+        lambda W, U, norm: wn.obs_prune(W, U, choose=lambda w, d, _: wn.prune_mask(obs_score(w, d), 0.6, "layer")),
+    ),
+    "sparsegpt 2:4": (
+        {"method": "sparsegpt", "pattern": "2:4"},
+        lambda W, U, norm: wn.obs_prune(W, U, choose=lambda w, d, _: wn.nm_mask(obs_score(w, d), 2, 4), step=4),
+    ),
+    "wanda, one-shot": (
+        {"method": "wanda", "update": "one-shot"},
+        lambda W, U, norm: wn.obs_prune(W, U, mask=wn.prune_mask(wn.wanda_score(W, norm))),
+    ),
+    "magnitude, one-shot": (
+        {"method": "magnitude", "update": "one-shot", "group": "output"},
+        lambda W, U, norm: wn.obs_prune(W, U, mask=wn.prune_mask(W.abs())),
+    ),
+    "wanda 4:8, iterative": (
+        {"method": "wanda", "pattern": "4:8", "update": "iterative"},
+        lambda W, U, norm: wn.obs_prune(
+            W, U, choose=lambda w, d, c: wn.nm_mask(wn.wanda_score(w, norm[c]), 4, 8), step=8
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("how", "new"), HOW.values(), ids=HOW.keys())
+def test_prune_with_updates_is_the_method_done_the_plain_way(how, new, tokens):
+    expected = by_hand(tiny_model(), tokens, lambda W, gram: new(W, wn.inverse_factor(gram)[0], gram.diagonal().sqrt()))
+    model = tiny_model()
+    report = wn.prune(model, tokens, batch_size=len(tokens), **how)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        assert torch.equal(ours == 0, theirs == 0)
+    assert set(report.layers["damping"]) == {0.01}
+    assert "update" in str(report)
+
+
+def test_one_factor_serves_layers_that_read_the_same(model, tokens, monkeypatch):
+    calls = []
+    real = wn.inverse_factor
+    monkeypatch.setattr("wanda_nb.methods.inverse_factor", lambda gram: calls.append(1) or real(gram))
+    wn.prune(model, tokens, method="sparsegpt")
+    assert len(calls) == 3 * 4  # q/k/v, o, gate/up, down
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"update": "twice"}, "update='twice': expected None, 'one-shot' or 'iterative'"),
+        ({"method": "sparsegpt", "group": "output"}, "Leave group out, or use update='one-shot'"),
+        ({"method": "wanda-variant", "pattern": "2:4"}, "a running sum has no fixed count"),
+        ({"sparsity": [0.5, 0.5]}, "2 sparsities for 3 blocks"),
+        ({"sparsity": [0.5, 0.5, 1.0]}, r"sparsity=1.0: expected"),
+        ({"sparsity": [0.5] * 3, "pattern": "2:4"}, "Leave sparsity out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(model, tokens, how, message):
+    with pytest.raises(ValueError, match=message):
+        wn.prune(model, tokens, **how)
+    assert wn.sparsity(model) == 0

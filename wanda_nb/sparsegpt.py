@@ -1,0 +1,79 @@
+"""Optimal brain surgeon: what the kept weights can do to make up for the removed ones.
+
+The output error of a row w of W is (w' - w) XᵀX (w' - w)ᵀ. Its inverse Hessian says which weight is cheapest to remove,
+and how the weights to its right, not yet visited, must move. This is SparseGPT (Frantar and Alistarh, 2023,
+arXiv 2301.00774), which Wanda's paper compares with and whose update it adds to its own masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+BLOCK = 128  # columns whose update is applied at once, as published
+
+
+def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Tensor, float]:
+    """Upper Cholesky factor U of the damped inverse Hessian, UᵀU = (XᵀX + λI)⁻¹: (in, in) -> (in, in), damping used.
+
+    λ is damping times the mean of the diagonal, over channels that are not dead (all zero). Where the matrix is
+    not positive definite all the same, the damping is raised tenfold up to 1. Raises ValueError if that fails too.
+    Introduced in notebook 05, "The Hessian".
+    """
+    diagonal = gram.diagonal()
+    dead = diagonal == 0
+    mean = diagonal[~dead].mean() if not bool(dead.all()) else torch.ones((), device=gram.device)
+    used = damping
+    while used <= max(1.0, damping):
+        damped = gram.clone()
+        damped.diagonal().add_(used * mean)
+        damped.diagonal()[dead] = mean  # a dead channel stands alone
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed and bool(upper.isfinite().all()):
+                return upper, used
+        used *= 10
+    raise ValueError(
+        f"The Hessian {tuple(gram.shape)} is not positive definite even with damping {used / 10:g}: expected finite "
+        "inputs from more tokens. Use more calibration text, or a method without weight updates, such as Wanda."
+    )
+
+
+def obs_prune(
+    W: torch.Tensor,
+    factor: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    choose: Callable | None = None,
+    step: int = BLOCK,
+) -> torch.Tensor:
+    """Remove weights column by column, moving the columns to the right to make up: (out, in) -> (out, in) float32.
+
+    factor: U (in, in) of ``inverse_factor``. mask: (out, in), True where a weight goes, when all is decided beforehand
+    (one-shot). choose: else called every ``step`` columns as ``choose(W, d, columns)`` with the
+    updated weights W (out, step), the diagonal d (step,) of U and the slice of columns; returns the mask (out, step)
+    (iterative).
+    Introduced in notebook 05, "The update"; the paper's section 5, on weight updates.
+    """
+    W = W.float().clone()
+    mask = torch.zeros_like(W, dtype=torch.bool) if mask is None else mask
+    width = max(step, BLOCK // step * step) if choose else BLOCK  # no group of M may straddle two blocks
+    for start in range(0, W.shape[1], width):
+        columns = slice(start, min(start + width, W.shape[1]))
+        block, U, errors = W[:, columns], factor[columns, columns], torch.zeros_like(W[:, columns])
+        for j in range(block.shape[1]):
+            if choose and j % step == 0:
+                here = slice(start + j, min(start + j + step, columns.stop))
+                mask[:, here] = choose(block[:, j : j + step], U.diagonal()[j : j + step], here)
+            gone = mask[:, start + j]
+            errors[:, j] = block[:, j].where(gone, 0) / U[j, j]
+            block[:, j:] -= errors[:, j, None] * U[j, j:]
+            block[gone, j] = 0
+        W[:, columns.stop :] -= errors @ factor[columns, columns.stop :]
+    return W.masked_fill_(mask, 0)
+
+
+def obs_score(W: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """w² / d², the error that removing each weight leaves after the update: (out, in), d (in,) -> (out, in)."""
+    return (W / d).pow(2)
