@@ -71,8 +71,10 @@ def test_works_through_adapters(model, tokens):
 
 def test_leaves_the_training_mode_as_it_was(model, tokens):
     model.train()
+    model.model.layers[1].eval()  # a mixture must come back as a mixture
+    modes = [module.training for module in model.modules()]
     wn.perplexity(model, tokens)
-    assert model.training and "forward" not in model.model.__dict__
+    assert [module.training for module in model.modules()] == modes and "forward" not in model.model.__dict__
 
 
 @pytest.mark.parametrize(

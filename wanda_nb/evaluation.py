@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from .capture import replaced_forward
+from .models import evaluating
 from .progress import progress_bar
 from .text import check_tokens
 
@@ -36,16 +37,12 @@ def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None) ->
         raise ValueError(f"tokens {tuple(tokens.shape)}: a window needs two tokens, for the second to be predicted.")
     batch_size = batch_size or max(1, 1024 // tokens.shape[1])
     device = model.get_input_embeddings().weight.device
-    training = model.training
-    model.eval()
     losses = []
-    try:
-        with progress_bar(total=len(tokens), desc="perplexity", unit="window") as bar:
-            for batch in tokens.split(batch_size):
-                losses.append(_losses(model, batch.to(device)).cpu())
-                bar.update(len(batch))
-    finally:
-        model.train(training)
+    bar = progress_bar(total=len(tokens), desc="perplexity", unit="window")
+    with evaluating(model), bar:
+        for batch in tokens.split(batch_size):
+            losses.append(_losses(model, batch.to(device)).cpu())
+            bar.update(len(batch))
     return torch.cat(losses)
 
 

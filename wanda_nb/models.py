@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -145,6 +146,18 @@ def weight_matrix(layer: nn.Module) -> torch.Tensor:
     """A layer's weight as W (out, in), sharing its storage; Conv1D keeps its own the other way round."""
     weight = layer.weight.detach()
     return weight.T if isinstance(layer, Conv1D) else weight
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Evaluation mode, and each module's own mode as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:

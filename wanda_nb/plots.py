@@ -418,3 +418,215 @@ def phase_seconds(seconds: dict):
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="seconds", title="Where the seconds went")
     return figure
+
+
+def groups_of_four(removed):
+    """How many of each four neighbours a free mask removes: (groups,) of 0 to 4, beside fair coins.
+
+    Used in notebook 04, "What it costs".
+    """
+    share = removed.bincount(minlength=5) / len(removed)
+    coins = [ways / 16 for ways in (1, 4, 6, 4, 1)]
+    figure, axes = plt.subplots(figsize=(7, 3.0))
+    colors = [COLORS["wanda"] if k == 2 else "#b0b8bc" for k in range(5)]
+    bars = axes.bar(range(5), 100 * share, width=0.7, color=colors)
+    axes.bar_label(bars, [f"{value:.0%}" for value in share], padding=6)
+    points = axes.scatter(range(5), [100 * p for p in coins], marker="_", s=1400, color="black", linewidth=2, zorder=3)
+    axes.legend([bars[2], points], ["fits 2:4 as it is", "four tosses of a coin"], loc="upper right", markerscale=0.35)
+    axes.set(xlim=(-0.6, 5.4), ylim=(0, 46), xticks=range(5))
+    axes.set_xlabel("weights removed of four neighbours, with no pattern asked for")
+    axes.set_ylabel("% of the groups")
+    axes.set_title("Most groups of four do not fit 2:4 by themselves")
+    return figure
+
+
+def pattern_costs(perplexity: dict):
+    """Perplexity of each model, in panels by its share of zeros: {share: {model: perplexity}}, on one log scale.
+
+    Used in notebook 04, "What it costs".
+    """
+    heights = [len(models) for models in perplexity.values()]
+    figure, panels = plt.subplots(len(heights), 1, figsize=(7, 4.6), sharex=True, height_ratios=heights)
+    shades = {"dense": COLORS["dense"], "magnitude": COLORS["magnitude"], "2:4": COLORS["2:4"], "1:4": COLORS["2:4"]}
+    for axes, (zeros, models) in zip(panels, perplexity.items(), strict=True):
+        colors = [next((c for key, c in shades.items() if key in name), COLORS["wanda"]) for name in models]
+        bars = axes.barh(list(models), list(models.values()), color=colors, height=0.68)
+        axes.bar_label(
+            bars, [f"{value:.3g}" if value < 999 else f"{value:,.0f}" for value in models.values()], padding=4
+        )
+        axes.invert_yaxis()
+        axes.set_xscale("log")
+        axes.tick_params(axis="y", length=0)
+        axes.minorticks_off()
+        axes.set_ylabel(zeros, rotation=0, ha="right", va="center")
+    highest = max(max(models.values()) for models in perplexity.values())
+    panels[0].set_xlim(10, 3 * highest)
+    ticks = [tick for tick in (10, 30, 100, 300, 1000, 3000, 10000, 30000) if tick < 3 * highest]
+    panels[-1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    panels[-1].set_xlabel("perplexity on held-out text (log scale; lower is better)", loc="right")
+    figure.align_ylabels(panels)
+    figure.suptitle("The stricter the pattern, the higher the price", fontsize=13)
+    return figure
+
+
+def two_four_format(row, removed):
+    """A row of weights in groups of four, and what 2:4 stores of it: row (in,), removed (in,) bool, two of every four.
+
+    Used in notebook 04, "What it saves".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.1))
+
+    def box(x, y, text, face, color="#222222"):
+        axes.add_patch(plt.Rectangle((x - 0.46, y - 0.36), 0.92, 0.72, fc=face, ec="white"))
+        axes.text(x, y, text, ha="center", va="center", color=color)
+
+    slot = 0
+    for column, (weight, gone) in enumerate(zip(row.tolist(), removed.tolist(), strict=True)):
+        group, place = divmod(column, 4)
+        x, target = 1.06 * column + 0.5 * group, 1.06 * (4 * group + slot % 2 + 1) + 0.5 * group
+        box(x, 3.2, f"{weight:g}", REMOVED if gone else KEPT, "white" if gone else "#222222")
+        axes.text(x, 3.74, f"{place:02b}", ha="center", fontsize=11, color="#666666")
+        if not gone:
+            axes.plot([x, target], [2.8, 2.02], color="#8a9499", linewidth=1.2)
+            box(target, 1.64, f"{weight:g}", KEPT)
+            box(target, 0.62, f"{place:02b}", "#f6d9b0")
+            slot += 1
+    for y, label in (
+        (3.74, "position"),
+        (3.2, "weights"),
+        (1.64, "values, 16 bits each"),
+        (0.62, "positions, 2 bits each"),
+    ):
+        axes.text(-0.75, y, label, ha="right", va="bottom" if y > 3.7 else "center", fontsize=11)
+    axes.set(xlim=(-4.1, 1.06 * len(row) + 0.5 * (len(row) // 4 - 1) - 0.4), ylim=(0.2, 4.1))
+    axes.axis("off")
+    axes.set_title("2:4 stores two values of every four, and two bits to place each")
+    return figure
+
+
+def bytes_by_sparsity(sparsity, sizes: dict, dense: int, two_four: int):
+    """What each format takes, against dense: sparsity (n,), {format: n bytes}, and the bytes of dense and of 2:4.
+
+    Used in notebook 04, "What it saves".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    percent = [100 * s for s in sparsity]
+    axes.axhline(1, color=COLORS["dense"], linewidth=2)
+    axes.text(99, 1.06, "dense", color=COLORS["dense"], ha="right")
+    for (name, size), color in zip(sizes.items(), (COLORS["wanda"], COLORS["magnitude"]), strict=True):
+        share = [s / dense for s in size]
+        axes.plot(percent, share, color=color, linewidth=2.5)
+        even = next(p for p, s in zip(percent, share, strict=True) if s <= 1)
+        axes.plot(even, 1, "o", color=color, markersize=9)
+        axes.text(even + 2, 1.1, f"{name}, {even:.0f} %", color=color)
+    axes.plot(50, two_four / dense, "D", color=COLORS["2:4"], markersize=11)
+    axes.annotate("2:4", (50, two_four / dense), (46, two_four / dense - 0.36), color="#b3731b")
+    axes.set(xlim=(0, 100), ylim=(0, 3.1), xlabel="% of weights removed", ylabel="size (dense = 1)")
+    axes.set_title("From which sparsity does a format save bytes?")
+    return figure
+
+
+def error_valley(gram, dense, removed, updated):
+    """The output error over the two weights of a row, as a map, with three rows (2,) marked on it.
+
+    gram: XᵀX (2, 2). dense: the row as it was; removed: its first weight at zero; updated: the second moved as well.
+    Used in notebook 05, "Motivation".
+    """
+    import torch
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    first, second = torch.meshgrid(torch.linspace(-1.3, 4.2, 221), torch.linspace(0.5, 9, 221), indexing="ij")
+    shift = torch.stack([first, second], dim=-1) - dense  # (221, 221, 2)
+    error = ((shift @ gram) * shift).sum(-1)
+    axes.contourf(first, second, error, levels=[0, 4, 20, 40, 80, 160, 1e9], cmap="Blues", vmin=-60, vmax=250)
+    lines = axes.contour(first, second, error, levels=[4, 20, 40, 80, 160], colors="#44525a", linewidths=1)
+    axes.clabel(lines, fmt="%g", fontsize=11)
+    axes.axvline(0, color=REMOVED, linewidth=2, linestyle="--")
+    axes.text(-0.06, 0.7, "first weight removed", color=REMOVED, rotation=90, ha="right", va="bottom")
+    for row, color, text in (
+        (dense, "black", "dense: error 0"),
+        (removed, REMOVED, "removed: error 40"),
+        (updated, COLORS["wanda"], "removed and updated: error 4"),
+    ):
+        axes.plot(*row, "o", markersize=10, color=color, markeredgecolor="white")
+        white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
+        axes.annotate(text, row, xytext=(13, 0), textcoords="offset points", va="center", color=color, bbox=white)
+    axes.annotate("", updated, removed, arrowprops={"arrowstyle": "-|>", "color": COLORS["wanda"], "lw": 2}, zorder=1)
+    axes.set(xlabel="first weight", ylabel="second weight", title="In the valley, the second weight takes over")
+    return figure
+
+
+def correlations(grams: dict, columns: int = 192):
+    """How much the input channels have in common: {title: XᵀX (in, in)}, a panel each, the first so many channels.
+
+    Used in notebook 05, "The Hessian".
+    """
+    figure, panels = plt.subplots(1, len(grams), figsize=(7, 3.6), sharey=True)
+    for axes, (title, gram) in zip(panels, grams.items(), strict=True):
+        norm = gram.diagonal().sqrt().clamp(min=1e-9)
+        cosine = (gram / norm / norm[:, None]).abs()[:columns, :columns]
+        image = axes.imshow(cosine.cpu(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(title=title, xlabel="input channel")
+        axes.set_xticks(range(0, columns + 1, 64))
+        axes.set_yticks(range(0, columns + 1, 64))
+    panels[0].set_ylabel("input channel")
+    figure.colorbar(image, ax=panels, label="|cosine| of two channels", shrink=0.8)
+    return figure
+
+
+def update_against_tokens(tables: dict):
+    """Error with the update over error without it, against the number of calibration tokens.
+
+    tables: {layer: DataFrame with columns tokens, calibration, held-out, damped}, a panel each.
+    Used in notebook 05, "One real layer".
+    """
+    figure, panels = plt.subplots(1, len(tables), figsize=(7, 4), sharey=True)
+    lines = {
+        "calibration": ("o-", COLORS["dense"], "calibration text"),
+        "held-out": ("s-", COLORS["magnitude"], "held-out text"),
+        "damped": ("D--", COLORS["wanda"], "held-out text, damping 1"),
+    }
+    for axes, (title, table) in zip(panels, tables.items(), strict=True):
+        for column, (marker, color, label) in lines.items():
+            axes.plot(table["tokens"], table[column], marker, color=color, markersize=5, label=label)
+        axes.axhline(1, color="black", linewidth=1, zorder=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(table["tokens"]), [f"{count}" for count in table["tokens"]], fontsize=11)
+        axes.minorticks_off()
+        axes.set(title=title, xlabel="calibration tokens")
+    top = max(float(table["held-out"].max()) for table in tables.values())
+    panels[0].set_ylim(0, 1.15 * top)
+    panels[0].text(table["tokens"].iloc[-1], 1.02, "above: it hurts", fontsize=11, ha="right", va="bottom")
+    panels[0].set_ylabel("error with update / without")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=11, handlelength=1.8, columnspacing=1)
+    return figure
+
+
+def seconds_and_perplexity(table, dense: float):
+    """What each method costs and gives: a DataFrame with columns method, seconds and perplexity, a point each.
+
+    dense: the perplexity of the model before pruning. Used in notebook 05, "The whole model".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    colors = (COLORS["wanda"], COLORS["2:4"], COLORS["magnitude"])
+    for color, (_, row) in zip(colors, table.iterrows(), strict=False):
+        axes.plot(row["seconds"], row["perplexity"], "o", markersize=11, color=color)
+        text = f"{row['method']}\n{row['seconds']:.0f} s, {row['perplexity']:.0f}"
+        right = row["seconds"] > 0.6 * table["seconds"].max()
+        axes.annotate(
+            text,
+            (row["seconds"], row["perplexity"]),
+            xytext=(-11 if right else 11, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            color=color,
+        )
+    axes.axhline(dense, color=COLORS["dense"], linestyle="--")
+    axes.text(0.3, dense, f"dense: {dense:.0f}", color=COLORS["dense"], va="bottom")
+    axes.set_xlim(0, 1.12 * table["seconds"].max())
+    axes.set_ylim(0, 1.18 * table["perplexity"].max())
+    axes.set(xlabel="seconds to prune the whole model", ylabel="perplexity (lower is better)")
+    axes.set_title("2:4: the update buys quality with seconds")
+    return figure

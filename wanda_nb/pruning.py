@@ -13,7 +13,7 @@ from torch import nn
 from .capture import first_hidden_states
 from .masks import check_width
 from .methods import make_plan
-from .models import check_weights, decoder_blocks, linear_layers, weight_matrix
+from .models import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
 from .progress import Clock, PeakMemory, progress_bar
 from .results import Report
 from .text import check_tokens
@@ -69,7 +69,7 @@ def prune(
         batch_size = _batch_size(batch_size, tokens, device or _device(blocks[0]))
     clock = Clock(device or _device(blocks[0]))
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block")
-    with _as_it_was(model), torch.no_grad(), PeakMemory(clock.device) as memory, bar:
+    with evaluating(model), torch.no_grad(), PeakMemory(clock.device) as memory, bar:
         states = None
         if plan.statistic:
             with clock("prepare"):
@@ -175,18 +175,6 @@ def _visiting(block: nn.Module, device):
         yield device or home
     finally:
         block.to(home)
-
-
-@contextmanager
-def _as_it_was(model: nn.Module):
-    """Evaluation mode, then each module's own mode as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _words(seconds: float) -> str:
