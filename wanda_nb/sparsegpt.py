@@ -56,22 +56,23 @@ def obs_prune(
     (iterative).
     Introduced in notebook 05, "The update"; the paper's section 5, on weight updates.
     """
-    W = W.float().clone()
+    V = W.float().T.clone(memory_format=torch.contiguous_format)  # (in, out): each column of W in one piece
     mask = torch.zeros_like(W, dtype=torch.bool) if mask is None else mask
+    gone = mask.T.contiguous()
     width = max(step, BLOCK // step * step) if choose else BLOCK  # no group of M may straddle two blocks
-    for start in range(0, W.shape[1], width):
-        columns = slice(start, min(start + width, W.shape[1]))
-        block, U, errors = W[:, columns], factor[columns, columns], torch.zeros_like(W[:, columns])
-        for j in range(block.shape[1]):
+    for start in range(0, len(V), width):
+        columns = slice(start, min(start + width, len(V)))
+        block, U = V[columns], factor[columns, columns]
+        errors = torch.zeros_like(block)
+        for j in range(len(block)):
             if choose and j % step == 0:
                 here = slice(start + j, min(start + j + step, columns.stop))
-                mask[:, here] = choose(block[:, j : j + step], U.diagonal()[j : j + step], here)
-            gone = mask[:, start + j]
-            errors[:, j] = block[:, j].where(gone, 0) / U[j, j]
-            block[:, j:] -= errors[:, j, None] * U[j, j:]
-            block[gone, j] = 0
-        W[:, columns.stop :] -= errors @ factor[columns, columns.stop :]
-    return W.masked_fill_(mask, 0)
+                gone[here] = choose(block[j : j + step].T, U.diagonal()[j : j + step], here).T
+            errors[j] = block[j].where(gone[start + j], 0) / U[j, j]
+            block[j:].addr_(U[j, j:], errors[j], alpha=-1)
+            block[j].masked_fill_(gone[start + j], 0)
+        V[columns.stop :].addmm_(factor[columns, columns.stop :].T, errors, alpha=-1)
+    return V.masked_fill_(gone, 0).T
 
 
 def obs_score(W: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
