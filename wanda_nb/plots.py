@@ -461,7 +461,7 @@ def pattern_costs(perplexity: dict):
         axes.set_ylabel(zeros, rotation=0, ha="right", va="center")
     highest = max(max(models.values()) for models in perplexity.values())
     panels[0].set_xlim(10, 3 * highest)
-    ticks = [tick for tick in (10, 30, 100, 300, 1000, 3000, 10000, 30000) if tick < 3 * highest]
+    ticks = [tick for tick in (10, 100, 1000, 10000, 100000) if tick < 3 * highest]
     panels[-1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     panels[-1].set_xlabel("perplexity on held-out text (log scale; lower is better)", loc="right")
     figure.align_ylabels(panels)
@@ -542,17 +542,17 @@ def error_valley(gram, dense, removed, updated):
     lines = axes.contour(first, second, error, levels=[4, 20, 40, 80, 160], colors="#44525a", linewidths=1)
     axes.clabel(lines, fmt="%g", fontsize=11)
     axes.axvline(0, color=REMOVED, linewidth=2, linestyle="--")
-    axes.text(-0.06, 0.7, "first weight removed", color=REMOVED, rotation=90, ha="right", va="bottom")
+    white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2}
+    axes.text(-0.08, 8.85, "weight 0\nremoved", color=REMOVED, ha="right", va="top")
     for row, color, text in (
         (dense, "black", "dense: error 0"),
         (removed, REMOVED, "removed: error 40"),
         (updated, COLORS["wanda"], "removed and updated: error 4"),
     ):
         axes.plot(*row, "o", markersize=10, color=color, markeredgecolor="white")
-        white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
         axes.annotate(text, row, xytext=(13, 0), textcoords="offset points", va="center", color=color, bbox=white)
     axes.annotate("", updated, removed, arrowprops={"arrowstyle": "-|>", "color": COLORS["wanda"], "lw": 2}, zorder=1)
-    axes.set(xlabel="first weight", ylabel="second weight", title="In the valley, the second weight takes over")
+    axes.set(xlabel="weight 0", ylabel="weight 1", title="Squared output error: in the valley, weight 1 takes over")
     return figure
 
 
@@ -565,11 +565,12 @@ def correlations(grams: dict, columns: int = 192):
     for axes, (title, gram) in zip(panels, grams.items(), strict=True):
         norm = gram.diagonal().sqrt().clamp(min=1e-9)
         cosine = (gram / norm / norm[:, None]).abs()[:columns, :columns]
-        image = axes.imshow(cosine.cpu(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        image = axes.imshow(cosine.cpu().numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=title, xlabel="input channel")
         axes.set_xticks(range(0, columns + 1, 64))
         axes.set_yticks(range(0, columns + 1, 64))
     panels[0].set_ylabel("input channel")
+    figure.suptitle("Related channels left, nearly unrelated ones right", fontsize=13)
     figure.colorbar(image, ax=panels, label="|cosine| of two channels", shrink=0.8)
     return figure
 
@@ -599,6 +600,7 @@ def update_against_tokens(tables: dict):
     panels[0].text(table["tokens"].iloc[-1], 1.02, "above: it hurts", fontsize=11, ha="right", va="bottom")
     panels[0].set_ylabel("error with update / without")
     handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle("Few tokens: good on calibration text, bad on new text", fontsize=13)
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=11, handlelength=1.8, columnspacing=1)
     return figure
 
@@ -613,20 +615,122 @@ def seconds_and_perplexity(table, dense: float):
     for color, (_, row) in zip(colors, table.iterrows(), strict=False):
         axes.plot(row["seconds"], row["perplexity"], "o", markersize=11, color=color)
         text = f"{row['method']}\n{row['seconds']:.0f} s, {row['perplexity']:.0f}"
-        right = row["seconds"] > 0.6 * table["seconds"].max()
+        below = row["method"] == table["method"].iloc[-1]  # the two slow ones are neighbours
+        at, where = (0, -11 if below else 11), {"ha": "center", "va": "top" if below else "bottom"}
         axes.annotate(
-            text,
-            (row["seconds"], row["perplexity"]),
-            xytext=(-11 if right else 11, 0),
-            textcoords="offset points",
-            ha="right" if right else "left",
-            va="center",
-            color=color,
+            text, (row["seconds"], row["perplexity"]), xytext=at, textcoords="offset points", c=color, **where
         )
     axes.axhline(dense, color=COLORS["dense"], linestyle="--")
     axes.text(0.3, dense, f"dense: {dense:.0f}", color=COLORS["dense"], va="bottom")
-    axes.set_xlim(0, 1.12 * table["seconds"].max())
-    axes.set_ylim(0, 1.18 * table["perplexity"].max())
+    axes.set_xlim(0, 1.15 * table["seconds"].max())
+    axes.set_ylim(0, 1.35 * table["perplexity"].max())
     axes.set(xlabel="seconds to prune the whole model", ylabel="perplexity (lower is better)")
     axes.set_title("2:4: the update buys quality with seconds")
+    return figure
+
+
+def score_by_group(measured, published):
+    """Perplexity for each score and comparison group, as two small heat tables; lighter is better.
+
+    measured, published: DataFrames of perplexity, a row a score, a column a comparison group. Each table has its own
+    (logarithmic) colours. Used in notebook 08, "Which scores may compete?".
+    """
+    from matplotlib.colors import LogNorm
+
+    tables = {"our model,\nmeasured": measured, "LLaMA-7B, published\n(grade C)": published}
+    widths = [table.shape[1] for table in tables.values()]
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3.3), width_ratios=widths)
+    for axes, (title, table) in zip(panels, tables.items(), strict=True):
+        low, high = float(table.min().min()), float(table.max().max())
+        axes.imshow(table, cmap="YlOrRd", norm=LogNorm(low * 0.9, high * 2), aspect="auto")
+        best = table.eq(table.min(axis=1), axis=0)  # of each score
+        for row in range(table.shape[0]):
+            for column in range(table.shape[1]):
+                value, first = table.iloc[row, column], best.iloc[row, column]
+                text = f"{value:.2f}" if value < 100 else f"{value:.0f}"
+                axes.text(column, row, text, ha="center", va="center", weight="bold" if first else "normal")
+        axes.set_xticks(range(table.shape[1]), table.columns)
+        axes.set_yticks(range(table.shape[0]), table.index)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, fontsize=12)
+        axes.set_xlabel("compared by")
+    figure.suptitle("Perplexity at 50 %; bold: the best group for that score", fontsize=13)
+    return figure
+
+
+def norm_power(layer_errors, perplexities):
+    """The scores |W| · norm^p: error of single layers (left) and perplexity of the whole model (right) against p.
+
+    layer_errors: DataFrame of relative errors on held-out tokens, a row a power, a column a layer. perplexities:
+    Series {power: perplexity}. Used in notebook 08, "Your own score".
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
+    colors = (COLORS["wanda"], COLORS["2:4"], "#7b5ea7")
+    for (name, errors), color in zip(layer_errors.items(), colors, strict=False):
+        left.plot(errors, "o-", markersize=4, color=color, label=name.rpartition(".")[2])
+        left.plot(errors.idxmin(), errors.min(), "o", markersize=11, mfc="none", mec=color, mew=1.5)
+    left.set(title="single layers", ylabel="output error, held-out text", ylim=(0, 1.6 * layer_errors.max().max()))
+    left.legend(loc="upper right", fontsize=11)
+    right.plot(perplexities, "o-", markersize=5, color="#222222")
+    right.set_yscale("log")
+    low, high = perplexities.min() / 1.5, perplexities.max() * 1.5
+    ticks = [tick for tick in (25, 50, 100, 200, 400, 800) if low < tick < high]
+    right.set_yticks(ticks, [f"{tick}" for tick in ticks])
+    right.minorticks_off()
+    right.set(title="the whole model", ylabel="perplexity (log scale)")
+    for axes in (left, right):
+        axes.axvline(1, color="#b0b8bc", linewidth=1, linestyle="--", zorder=0)
+        axes.set_xlabel("power p in |W| · norm^p")
+        axes.set_xticks([0, 1, 2], ["0\nmagnitude", "1\nWanda", "2"])
+    figure.suptitle("No norm costs much, too much norm a little", fontsize=13)
+    return figure
+
+
+def leaderboard(differences):
+    """Paired differences in loss to a reference, best first: {name: (windows,) nats a token}; less than 0 is better.
+
+    Dots are windows, the diamond is their mean with two standard errors. Used in notebook 08, "Your own score".
+    """
+    ranked = sorted(differences.items(), key=lambda item: float(item[1].mean()))
+    figure, axes = plt.subplots(figsize=(7, 0.75 + 0.55 * len(ranked)))
+    for row, (_, values) in enumerate(ranked):
+        mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
+        color = "#8a969c" if abs(mean) < 2 * error else COLORS["wanda"] if mean < 0 else COLORS["magnitude"]
+        axes.plot(values, [row + 0.22] * len(values), "o", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
+        axes.errorbar(mean, row - 0.12, xerr=2 * error, fmt="D", color=color, markersize=6, capsize=4, linewidth=2)
+    axes.axvline(0, color="#222222", linewidth=1, zorder=0)
+    axes.set(yticks=range(len(ranked)), yticklabels=[name for name, _ in ranked], ylim=(len(ranked) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("loss minus Wanda's, nats per token (dot = a window)")
+    axes.set_title("Who beats Wanda? Left is better; grey: cannot tell")
+    return figure
+
+
+def perplexity_by_sparsity(rows, dense: float):
+    """Perplexity against sparsity, a line a method: a DataFrame with method, sparsity, seed and perplexity.
+
+    Where a method has several seeds, the line is their median and the band goes from the lowest to the highest.
+    dense: the perplexity of the unpruned model. Used in notebook 08, "How much can go?".
+    """
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    colors = {"sparsegpt": "#7b5ea7", **COLORS}
+    for method, runs in rows.groupby("method", sort=False):
+        by_sparsity = runs.groupby("sparsity")["perplexity"]
+        middle = by_sparsity.median()
+        axes.plot(middle, "o-", markersize=5, color=colors[method], label=method)
+        if runs["seed"].nunique() > 1:
+            axes.fill_between(middle.index, by_sparsity.min(), by_sparsity.max(), color=colors[method], alpha=0.3, lw=0)
+    for level, text in ((dense, "dense"), (2 * dense, "twice dense")):
+        axes.axhline(level, color=COLORS["dense"], linewidth=1.2, linestyle="--", zorder=0)
+        axes.text(0.805, level * 1.06, text, ha="right", va="bottom", color=COLORS["dense"], fontsize=11)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted(rows["sparsity"].unique()))
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("sparsity (fraction of weights removed)")
+    axes.set_ylabel("perplexity (log scale)")
+    axes.set_title("How much can go before a model breaks?")
+    axes.legend(loc="upper left")
     return figure
