@@ -34,9 +34,9 @@ def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Ten
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not failed and bool(upper.isfinite().all()):
                 return upper, used
-        used *= 10
+        used = max(10 * used, 1e-6)  # from zero damping too
     raise ValueError(
-        f"The Hessian {tuple(gram.shape)} is not positive definite even with damping {used / 10:g}: expected finite "
+        f"The Hessian {tuple(gram.shape)} is not positive definite even with damping near 1: expected finite "
         "inputs from more tokens. Use more calibration text, or a method without weight updates, such as Wanda."
     )
 
