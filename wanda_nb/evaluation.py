@@ -1,16 +1,20 @@
-"""How good the model is: perplexity, and text to read side by side."""
+"""How good the model is: perplexity, zero-shot tasks, and text to read side by side."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from .capture import replaced_forward
 from .models import evaluating
 from .progress import progress_bar
+from .tasks import PAPER_TASKS, load_tasks, quiet
 from .text import check_tokens
+from .uncertainty import paired_difference
 
 LOGITS_AT_ONCE = 2**24  # numbers; 64 MiB in float32, whatever the vocabulary
 
@@ -71,3 +75,117 @@ def complete(model, tokenizer, prompt: str, new_tokens: int = 40) -> str:
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@dataclass
+class ZeroShot:
+    """What ``zero_shot`` found; prints as a table."""
+
+    #: A row an item: task, name (lm-eval's own, which differs in a group), item, choices, acc, acc_norm.
+    items: pd.DataFrame
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a task: items, chance, and accuracies with their standard errors, all in per cent.
+
+        acc: the choice with the highest log-likelihood is right; acc_norm: the one with the highest for each character.
+        """
+        by_task = self.items.groupby("task", sort=False)
+        table = pd.DataFrame(
+            {"items": by_task.size(), "chance": 100 * by_task["choices"].agg(lambda n: (1 / n).mean())}
+        )
+        for metric in ("acc", "acc_norm"):
+            table[metric] = 100 * by_task[metric].mean()
+            table[f"{metric} ±"] = 100 * by_task[metric].sem()
+        return table.rename_axis(None)
+
+    @property
+    def mean(self) -> float:
+        """The unweighted mean over tasks of acc, in per cent, as the paper takes it."""
+        return float(self.table["acc"].mean())
+
+    def against(self, other: ZeroShot) -> pd.DataFrame:
+        """How this model differs from another on the same items, in points of accuracy: a row a task.
+
+        Columns: items, difference, low and high (95 %, paired bootstrap), better, worse (items), p (McNemar).
+        Raises ValueError where the items are not the same.
+        """
+        keys = ["task", "name", "item"]
+        if not self.items[keys].equals(other.items[keys]):
+            raise ValueError("The two were scored on different items: use the same tasks and the same limit for both.")
+        rows = {}
+        for task, mine in self.items.groupby("task", sort=False):
+            d = paired_difference(other.items.loc[mine.index, "acc"], mine["acc"])
+            rows[task] = (len(mine), 100 * d.value, 100 * d.low, 100 * d.high, d.better, d.worse, d.p)
+        names = ["items", "difference", "low", "high", "better", "worse", "p"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=names)
+
+    def __repr__(self) -> str:
+        table = self.table.drop(columns=[c for c in self.table if self.table[c].isna().all()])
+        return f"{table.to_string(float_format='{:.1f}'.format, na_rep='–')}\nmean acc {self.mean:.2f}"
+
+
+def zero_shot(
+    model,
+    tokenizer,
+    tasks=PAPER_TASKS,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    source: str = "pinned",
+) -> ZeroShot:
+    """Accuracy on multiple-choice tasks without examples, by lm-eval's own prompts and metrics.
+
+    tasks: names, by default the paper's seven; also ``"lambada_openai"`` and ``"mmlu"``. source: ``"pinned"`` needs no
+    hub, ``"hub"`` knows all that lm-eval does. limit: the first so many items of each task; by default all of the
+    split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test for the others). batch_size:
+    prompts at a time. Raises ValueError for an unknown task or limit, before anything is read.
+    Introduced in notebook 06, "Seven tasks"; section 4 of the paper, on zero-shot performance.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
+        raise ValueError(f"limit={limit!r}: expected None, or a whole number of items for each task, at least 2.")
+    loaded = load_tasks(tasks, source)
+    batch_size = batch_size or (8 if model.device.type == "cpu" else 64)
+    with evaluating(model):
+        return _scored(_harness(model, tokenizer, batch_size), loaded, limit)
+
+
+def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
+    """Put to any language model of lm-eval's kind the tasks of ``load_tasks``."""
+    from lm_eval.evaluator import evaluate
+
+    flat = {name: task for group in loaded.values() for name, task in group.items()}
+    for task in flat.values():
+        task.set_config(key="num_fewshot", value=0)
+    with quiet():
+        answers = evaluate(lm, flat, limit=limit, bootstrap_iters=0)["samples"]
+    rows = [
+        (asked, name, answer["doc_id"], len(answer["arguments"]), answer["acc"], answer.get("acc_norm"))
+        for asked, group in loaded.items()
+        for name in group
+        for answer in sorted(answers[name], key=lambda answer: answer["doc_id"])
+    ]
+    items = pd.DataFrame(rows, columns=["task", "name", "item", "choices", "acc", "acc_norm"])
+    return ZeroShot(items.astype({"acc": float, "acc_norm": float}))
+
+
+def _harness(model, tokenizer, batch_size: int):
+    """The model as lm-eval wants it, with one bar that counts the tokens to be read."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Harness(HFLM):
+        def loglikelihood(self, requests, disable_tqdm=True):
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def _loglikelihood_tokens(self, requests, disable_tqdm=False, **settings):
+            # choices of one token share what is read before them
+            read = {(*context, *choice[:-1]) for _, context, choice in requests}
+            with progress_bar(total=sum(map(len, read)), desc="zero-shot", unit="token") as self.bar:
+                return super()._loglikelihood_tokens(requests, disable_tqdm=True, **settings)
+
+        def _model_call(self, inps, *args, **settings):
+            logits = super()._model_call(inps, *args, **settings)
+            self.bar.update(min(inps.numel(), self.bar.total - self.bar.n))
+            return logits
+
+    return Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)

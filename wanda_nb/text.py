@@ -63,8 +63,20 @@ def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 
     if len(long) >= samples:
         starts = [draw.randrange(len(row) - length) for row in long[:samples]]
         return torch.tensor([row[start : start + length] for row, start in zip(long, starts, strict=False)])
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return _consecutive([token for row in ids for token in row + end], length, samples, source)
+    return _consecutive(_joined(tokenizer, ids), length, samples, source)
+
+
+def training_tokens(tokenizer, source="c4", windows: int | None = None, length: int = 1024, seed: int = 0):
+    """Packed windows for training, LongTensor (windows, length): none of the text is left out or padded.
+
+    Documents in random order, an end-of-text token between them, cut into windows that do not overlap. windows: the
+    first so many, by default all there are. source: see ``documents``. Raises ValueError if there is too little text.
+    Introduced in notebook 07, "LoRA with peft".
+    """
+    _positive(length=length, windows=1 if windows is None else windows)
+    texts = documents(source)
+    random.Random(seed).shuffle(texts)
+    return _consecutive(_joined(tokenizer, _tokenise(tokenizer, texts)), length, windows, source)
 
 
 def evaluation_tokens(tokenizer, source="wikipedia", length: int = 512, windows: int | None = None):
@@ -111,6 +123,11 @@ def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | Non
 
 def _tokenise(tokenizer, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, verbose=False)["input_ids"] if texts else []
+
+
+def _joined(tokenizer, ids: list[list[int]]) -> list[int]:
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    return [token for row in ids for token in row + end]
 
 
 def _consecutive(ids: list[int], length: int, windows: int | None, source) -> torch.Tensor:

@@ -1,0 +1,300 @@
+"""What a little training wins back: LoRA, fine-tuning under the mask, and a merge that keeps the zeros."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from .evaluation import perplexity
+from .models import decoder_blocks, linear_layers
+from .progress import progress_bar
+from .text import check_tokens
+
+
+@dataclasses.dataclass
+class Recovery:
+    """What a run of ``recover`` did."""
+
+    #: The trained model: with LoRA a peft model, whose adapters ``merge_lora`` merges.
+    model: nn.Module
+    #: A row a step: step, loss (training, nats a token), learning rate.
+    losses: pd.DataFrame
+    #: Rows of step and perplexity on held-out text, if any was given.
+    heldout: pd.DataFrame
+    trainable: int
+    parameters: int
+    seconds: float
+    #: The step that an earlier, broken run had reached; 0 for a run from the start.
+    resumed_at: int = 0
+
+    @property
+    def share(self) -> float:
+        """Trained parameters as a fraction of the model's own."""
+        return self.trainable / self.parameters
+
+    def __repr__(self) -> str:
+        text = f"{len(self.losses)} steps in {self.seconds:.0f} s, {self.trainable:,} of {self.parameters:,} parameters"
+        text += f" ({self.share:.2%}) trained"
+        if len(self.heldout):
+            first, last = self.heldout["perplexity"].iloc[[0, -1]]
+            text += f", held-out perplexity {first:.2f} → {last:.2f}"
+        return text
+
+
+def recover(
+    model,
+    tokens: torch.Tensor,
+    method: str = "lora",
+    *,
+    steps: int | None = None,
+    batch_size: int = 4,
+    accumulate: int = 1,
+    learning_rate: float | None = None,
+    rank: int = 8,
+    alpha: float = 16,
+    dropout: float = 0.05,
+    targets: tuple[str, ...] = ("q_proj", "v_proj"),
+    heldout: torch.Tensor | None = None,
+    every: int = 10,
+    folder: str | os.PathLike | None = None,
+    save_every: int = 50,
+    seed: int = 0,
+) -> Recovery:
+    """Train a pruned model on a little text; its zeros stay zero.
+
+    tokens: training windows, LongTensor (windows, length), as ``training_tokens`` gives.
+    method: ``"lora"``: low-rank adapters (rank, alpha, dropout, targets) beside frozen weights, for ``merge_lora`` to
+    merge. ``"masked"``: all weights, those that are pruned set back to zero after every step of the optimiser.
+    steps: of ``batch_size * accumulate`` windows each (on each process, under ``accelerate launch``); by default one
+    pass over tokens. learning_rate: falls linearly to 0, by default from 1e-4 for LoRA as published, 2e-5 for masked.
+    heldout: windows (windows, length) whose perplexity is taken before, after, and every so many steps.
+    folder: for a checkpoint every ``save_every`` steps. The same call again takes up where a broken run left off; a
+    folder of other settings or other tokens is refused.
+    The model is trained in place. Raises ValueError before any work for arguments that make no sense, targets that
+    no layer is called, and 16-bit weights for masked training, which would lose most of its steps to rounding.
+    Introduced in notebook 07, "LoRA with peft"; section 5 of the paper, on fine-tuning.
+    """
+    settings = _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate, targets)
+    settings |= {"rank": rank, "alpha": alpha, "dropout": dropout, "seed": seed} if method == "lora" else {"seed": seed}
+    if heldout is not None:
+        check_tokens(model, heldout)
+    parameters = sum(p.numel() for p in model.parameters())
+    with tempfile.TemporaryDirectory() as scratch:
+        where = Path(scratch if folder is None else folder)
+        checkpoint = _checkpoint(where, settings, tokens)
+        if method == "lora":
+            model, watch = _with_lora(model, rank, alpha, dropout, targets, seed), TrainerCallback()
+        else:
+            model.requires_grad_(True)
+            watch = _KeepZeros(model)
+        watchers = [watch, _Track(heldout, every)]
+        trainer = _trainer(model, tokens, settings, where, None if folder is None else save_every, watchers)
+        start = time.perf_counter()
+        trainer.train(resume_from_checkpoint=checkpoint)
+    history = trainer.state.log_history
+    model.eval()
+    return Recovery(
+        model,
+        _rows(history, "step", "loss", "learning_rate"),
+        _rows(history, "step", "perplexity"),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        parameters,
+        time.perf_counter() - start,
+        int(checkpoint.rpartition("-")[2]) if checkpoint else 0,
+    )
+
+
+def _rows(history: list[dict], *columns: str) -> pd.DataFrame:
+    rows = [[row[column] for column in columns] for row in history if columns[1] in row]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate, targets) -> dict:
+    if method not in ("lora", "masked"):
+        raise ValueError(f"method={method!r}: expected 'lora' or 'masked'.")
+    check_tokens(model, tokens)
+    for name, number in {"steps": steps or 1, "batch_size": batch_size, "accumulate": accumulate}.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name}={number!r}: expected a whole number of at least 1.")
+    names = {name for block in decoder_blocks(model) for name in linear_layers(block)}  # refuses adapters and quantised
+    if method == "lora":
+        known = sorted({name.rpartition(".")[2] for name in names})
+        if missing := [target for target in targets if target not in known]:
+            raise ValueError(f"targets: no layer is called {', '.join(missing)}; expected some of {', '.join(known)}.")
+    short = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+    if method == "masked" and short:
+        raise ValueError(
+            f"masked training of {', '.join(map(str, short))} weights loses most steps to rounding: expected float32. "
+            "Load with dtype=torch.float32, or train LoRA, whose adapters are kept in float32."
+        )
+    steps = steps or max(1, len(tokens) // (batch_size * accumulate))
+    learning_rate = learning_rate or (1e-4 if method == "lora" else 2e-5)
+    settings = {"method": method, "steps": steps, "batch_size": batch_size, "accumulate": accumulate}
+    return settings | {"learning_rate": learning_rate, "targets": list(targets) if method == "lora" else None}
+
+
+def _checkpoint(folder: Path, settings: dict, tokens: torch.Tensor) -> str | None:
+    """The last whole checkpoint of the same run, if there is one; notes what run the folder belongs to."""
+    mine = settings | {
+        "tokens": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(),
+        "shape": list(tokens.shape),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "run.json"
+    if note.exists():
+        theirs = json.loads(note.read_text(encoding="utf-8"))
+        if other := [key for key in mine if theirs.get(key) != mine[key]]:
+            raise ValueError(
+                f"{folder} holds a run with other {', '.join(other)}: its checkpoints cannot be continued. "
+                "Use the same arguments, or another folder."
+            )
+        # Its state is what a checkpoint writes last: without it, the run was killed while writing.
+        whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+        return os.fspath(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    note.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+    return None
+
+
+def _with_lora(model, rank, alpha, dropout, targets, seed):
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("LoRA comes from peft: pip install 'wanda-nb[recovery]'.") from error
+    torch.manual_seed(seed)  # adapters start at random
+    how = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of peft about transformers, which no reader can mend
+        return get_peft_model(model, how)
+
+
+def _trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=os.fspath(folder),
+        max_steps=settings["steps"],
+        per_device_train_batch_size=settings["batch_size"],
+        gradient_accumulation_steps=settings["accumulate"],
+        learning_rate=settings["learning_rate"],
+        logging_steps=1,
+        save_strategy="no" if save_every is None else "steps",
+        save_steps=save_every or 500,
+        save_total_limit=2,
+        seed=settings["seed"],
+        use_cpu=next(model.parameters()).device.type == "cpu",
+        bf16=next(model.parameters()).dtype == torch.bfloat16,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,  # one bar, ours
+        report_to=[],
+    )
+    rows = [{"input_ids": row, "labels": row} for row in tokens]
+    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _KeepZeros(TrainerCallback):
+    """Pruned weights stay exactly zero: no gradient, so that it counts in no norm, and back to zero after each step."""
+
+    def __init__(self, model):
+        layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block).values()]
+        self.masks = [(layer.weight, layer.weight.detach() == 0) for layer in layers]
+
+    def on_train_begin(self, *_, **__):
+        self.hooks = [
+            weight.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask, 0))
+            for weight, mask in self.masks
+        ]
+
+    @torch.no_grad()
+    def on_optimizer_step(self, *_, **__):
+        for weight, mask in self.masks:
+            weight.masked_fill_(mask, 0)
+
+    def on_train_end(self, *_, **__):
+        for hook in self.hooks:
+            hook.remove()
+
+
+class _Track(TrainerCallback):
+    """A bar, and the perplexity on held-out windows every so many steps."""
+
+    def __init__(self, heldout, every):
+        self.heldout, self.every = heldout, every
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="recover", unit="step")
+        if state.global_step == 0:
+            self._measure(state, model)
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        self.bar.update()
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._measure(state, model)
+
+    def on_train_end(self, *_, **__):
+        self.bar.close()
+
+    def _measure(self, state, model):
+        if self.heldout is not None:  # into the history that checkpoints keep
+            value = perplexity(model, self.heldout)
+            state.log_history.append({"step": state.global_step, "perplexity": value})
+
+
+def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.DataFrame]:
+    """Add the adapters to the weights they stand beside; the plain model again, and what the merge cost by layer.
+
+    W + scaling * B A is dense, whatever W was. keep_zeros=True merges under the mask: where W (out, in) is
+    zero it stays zero, and the part of the update that fell on zeros is lost. keep_zeros=False merges densely,
+    which undoes the pruning. One of the two must be said. The table has a row a layer: layer, sparsity before and
+    after, and ``lost``, the fraction of the update's squared norm that fell on zeros.
+    Raises ValueError if nothing was said, or if there are no LoRA adapters.
+    Introduced in notebook 07, "Merging without losing the zeros".
+    """
+    adapted = list(_lora_layers(model))
+    if not adapted:
+        raise ValueError(f"{type(model).__name__} has no LoRA adapters: expected the model that recover() returned.")
+    if keep_zeros is None:
+        raise ValueError(
+            "A plain merge makes every adapted layer dense again. Say keep_zeros=True to merge under the mask, or "
+            "keep_zeros=False if a dense model is what you want."
+        )
+    rows = []
+    with torch.no_grad():
+        for name, layer in adapted:
+            weight = layer.get_base_layer().weight
+            mask = weight == 0
+            update = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+            on_zeros = update.masked_fill(~mask, 0).pow(2).sum()
+            lost = float(on_zeros / update.pow(2).sum()) if bool(update.any()) else 0.0
+            if keep_zeros:
+                update = update.masked_fill(mask, 0)
+            merged = (weight.float() + update).to(weight.dtype)
+            weight.copy_(merged)
+            rows.append(
+                (name, float(mask.float().mean()), float((merged == 0).float().mean()), lost if keep_zeros else 0.0)
+            )
+    return model.unload(), pd.DataFrame(rows, columns=["layer", "sparsity before", "sparsity after", "lost"])
+
+
+def _lora_layers(model) -> Iterator[tuple[str, nn.Module]]:
+    try:
+        from peft.tuners.lora import LoraLayer
+    except ImportError:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name.removeprefix("base_model.model."), module
