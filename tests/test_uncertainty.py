@@ -49,11 +49,11 @@ def test_mcnemar_is_a_fair_coin_over_the_items_that_differ():
     a = [1] * 50 + [0] * 50
     b = [1] * 48 + [0] * 2 + [1] * 9 + [0] * 41  # 2 worse, 9 better
     difference = wn.paired_difference(a, b)
-    assert (difference.better, difference.worse, difference.value) == (9, 2, pytest.approx(0.07))
+    assert (difference.higher, difference.lower, difference.value) == (9, 2, pytest.approx(0.07))
     assert difference.p == pytest.approx(2 * binom.cdf(2, 11, 0.5))
     same = wn.paired_difference(a, a)
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
-    assert "9 better, 2 worse, p = 0.065" in str(difference)
+    assert "9 higher, 2 lower, p = 0.065" in str(difference)
 
 
 @pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [[1.0, 2.0]]])

@@ -116,7 +116,7 @@ class ZeroShot:
         rows = {}
         for task, mine in self.items.groupby("task", sort=False):
             d = paired_difference(other.items.loc[mine.index, "acc"], mine["acc"])
-            rows[task] = (len(mine), 100 * d.value, 100 * d.low, 100 * d.high, d.better, d.worse, d.p)
+            rows[task] = (len(mine), 100 * d.value, 100 * d.low, 100 * d.high, d.higher, d.lower, d.p)
         names = ["items", "difference", "low", "high", "better", "worse", "p"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import matplotlib.pyplot as plt
 
 COLORS = {"dense": "#666666", "magnitude": "#d1495b", "wanda": "#1d7a8c", "2:4": "#e59f3c"}
@@ -629,33 +631,38 @@ def seconds_and_perplexity(table, dense: float):
     return figure
 
 
-def score_by_group(measured, published):
+def score_by_group(measured, published, lowest=None, highest=None):
     """Perplexity for each score and comparison group, as two small heat tables; lighter is better.
 
     measured, published: DataFrames of perplexity, a row a score, a column a comparison group. Each table has its own
-    (logarithmic) colours. Used in notebook 08, "Which scores may compete?".
+    (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a score's
+    groups whose ranges overlap with its best are bold too. Used in notebook 08, "Which scores may compete?".
     """
     from matplotlib.colors import LogNorm
 
-    tables = {"our model,\nmeasured": measured, "LLaMA-7B, published\n(grade C)": published}
-    widths = [table.shape[1] for table in tables.values()]
-    figure, panels = plt.subplots(1, 2, figsize=(7, 3.3), width_ratios=widths)
-    for axes, (title, table) in zip(panels, tables.items(), strict=True):
-        low, high = float(table.min().min()), float(table.max().max())
-        axes.imshow(table, cmap="YlOrRd", norm=LogNorm(low * 0.9, high * 2), aspect="auto")
-        best = table.eq(table.min(axis=1), axis=0)  # of each score
+    lowest, highest = (measured if end is None else end for end in (lowest, highest))
+    tables = {"our model, measured:\nmedian and range of three draws": (measured, lowest, highest)}
+    tables["LLaMA-7B,\npublished (grade C)"] = (published, published, published)
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3.7), width_ratios=[measured.shape[1], published.shape[1]])
+    for axes, (title, (table, low, high)) in zip(panels, tables.items(), strict=True):
+        colors = LogNorm(float(table.min().min()) * 0.9, float(table.max().max()) * 2)
+        axes.imshow(table, cmap="YlOrRd", norm=colors, aspect="auto")
         for row in range(table.shape[0]):
+            first = table.iloc[row].argmin()
             for column in range(table.shape[1]):
-                value, first = table.iloc[row, column], best.iloc[row, column]
-                text = f"{value:.2f}" if value < 100 else f"{value:.0f}"
-                axes.text(column, row, text, ha="center", va="center", weight="bold" if first else "normal")
+                a, value, b = (frame.iloc[row, column] for frame in (low, table, high))
+                weight = "bold" if a <= high.iloc[row, first] else "normal"
+                text = f"{value:.2f}" if table is published else f"{value:.1f}"
+                axes.text(column, row - (0.12 if b > a else 0), text, ha="center", va="center", weight=weight)
+                if b > a:
+                    axes.text(column, row + 0.2, f"{a:.1f}–{b:.1f}", ha="center", va="center", fontsize=11)
         axes.set_xticks(range(table.shape[1]), table.columns)
         axes.set_yticks(range(table.shape[0]), table.index)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(title, fontsize=12)
         axes.set_xlabel("compared by")
-    figure.suptitle("Perplexity at 50 %; bold: the best group for that score", fontsize=13)
+    figure.suptitle("Perplexity at 50 %; bold: the best of a row, or not told apart from it", fontsize=13)
     return figure
 
 
@@ -711,10 +718,11 @@ def leaderboard(differences):
 def perplexity_by_sparsity(rows, dense: float):
     """Perplexity against sparsity, a line a method: a DataFrame with method, sparsity, seed and perplexity.
 
-    Where a method has several seeds, the line is their median and the band goes from the lowest to the highest.
+    Where a method has several seeds, the line is their median and the band goes from the lowest to the highest. Right:
+    the single draws of Wanda and SparseGPT at 50 % and 60 %, over Wanda's median; a pale bar is their range.
     dense: the perplexity of the unpruned model. Used in notebook 08, "How much can go?".
     """
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    figure, (axes, close) = plt.subplots(1, 2, figsize=(7, 4.2), width_ratios=[2.2, 1])
     colors = {"sparsegpt": "#7b5ea7", **COLORS}
     for method, runs in rows.groupby("method", sort=False):
         by_sparsity = runs.groupby("sparsity")["perplexity"]
@@ -722,15 +730,269 @@ def perplexity_by_sparsity(rows, dense: float):
         axes.plot(middle, "o-", markersize=5, color=colors[method], label=method)
         if runs["seed"].nunique() > 1:
             axes.fill_between(middle.index, by_sparsity.min(), by_sparsity.max(), color=colors[method], alpha=0.3, lw=0)
-    for level, text in ((dense, "dense"), (2 * dense, "twice dense")):
+    for level, text, side in ((dense, "dense", "top"), (2 * dense, "twice dense", "bottom")):
         axes.axhline(level, color=COLORS["dense"], linewidth=1.2, linestyle="--", zorder=0)
-        axes.text(0.805, level * 1.06, text, ha="right", va="bottom", color=COLORS["dense"], fontsize=11)
+        axes.text(0.805, level, text, ha="right", va=side, color=COLORS["dense"], fontsize=11)
     axes.set_yscale("log")
-    axes.set_xticks(sorted(rows["sparsity"].unique()))
+    axes.set_ylim(bottom=dense / 2.5)
+    axes.set_xticks([0.2, 0.4, 0.6, 0.8])
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylabel("perplexity (log scale)")
+    axes.set_title("all sparsities", fontsize=12)
+    axes.legend(loc="upper left")
+    for place, share in enumerate((0.5, 0.6)):
+        at_share = rows[rows["sparsity"] == share].set_index("method")["perplexity"]
+        for aside, method in ((-0.15, "wanda"), (0.15, "sparsegpt")):
+            ratio, x = at_share[[method]] / at_share[["wanda"]].median(), place + aside
+            close.vlines(x, ratio.min(), ratio.max(), color=colors[method], linewidth=7, alpha=0.3)
+            close.plot([x] * len(ratio), ratio, "o", color=colors[method], markersize=6)
+    close.axhline(1, color=COLORS["wanda"], linewidth=1, linestyle="--", zorder=0)
+    close.set_xlim(-0.5, 1.5)
+    close.set_xticks([0, 1], ["50%", "60%"])
+    close.yaxis.set_major_locator(plt.MultipleLocator(0.05))
+    close.yaxis.set_major_formatter("{x:.2f}")
+    close.set_title("single draws over\nWanda's median", fontsize=12)
+    figure.supxlabel("sparsity (fraction of weights removed)", fontsize=12)
+    figure.suptitle("How much can go before a model breaks?", fontsize=13)
+    return figure
+
+
+def calibration_curves(rows):
+    """Perplexity against the number of calibration windows: a DataFrame with source, samples, seed and perplexity.
+
+    Dots are single draws, the line joins their medians, the pale bar goes from the lowest to the highest.
+    Used in notebook 08, "How much text, and which?".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.9))
+    looks = {"c4": (COLORS["wanda"], "o", 0.93), "wikipedia": (COLORS["2:4"], "s", 1.07)}
+    for source, runs in rows.groupby("source", sort=False):
+        color, marker, aside = looks[source]
+        by_samples = runs.groupby("samples")["perplexity"]
+        middle = by_samples.median()
+        x = middle.index * aside
+        axes.vlines(x, by_samples.min(), by_samples.max(), color=color, linewidth=8, alpha=0.3)
+        axes.plot(runs["samples"] * aside, runs["perplexity"], marker, color=color, markersize=5)
+        axes.plot(x, middle, color=color, linewidth=1.5, label=f"calibrated on {source}")
+    axes.set_xscale("log", base=2)
+    samples = sorted(rows["samples"].unique())
+    axes.set_xticks(samples, [f"{n}" for n in samples])
+    axes.minorticks_off()
+    axes.set_xlabel(f"calibration windows of {rows['length'].iloc[0]} tokens (log scale)")
+    axes.set_ylabel("perplexity, Wikipedia text")
+    axes.set_title("Does more text help, and which text?")
+    axes.legend(loc="upper right")
+    return figure
+
+
+def one_text_many_perplexities(perplexities: dict):
+    """Perplexities of one model on one text, a bar for each way of measuring: {how: perplexity}.
+
+    Used in notebook 06, "Perplexity and its traps".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.1))
+    bars = axes.barh(list(perplexities), list(perplexities.values()), color=COLORS["dense"], height=0.65)
+    bars[0].set_color(COLORS["wanda"])
+    axes.bar_label(bars, [f"{value:.1f}" for value in perplexities.values()], padding=4)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(perplexities.values()) * 1.12)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("perplexity (lower is better, axis from 0)")
+    axes.set_title("One model, one text, six perplexities")
+    return figure
+
+
+def perplexity_intervals(table, dense):
+    """Perplexity against sparsity with intervals: a DataFrame with method, sparsity, value, low and high.
+
+    dense: (value, low, high) of the unpruned model. What is above 1000 is named, not drawn.
+    Used in notebook 06, "How sure are we?".
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    colors = {"sparsegpt": "#7b5ea7", **COLORS}
+    for place, (method, rows) in enumerate(table.groupby("method", sort=False)):
+        rows = rows.sort_values("sparsity")
+        x = rows["sparsity"] + 0.008 * (place - 1)  # aside, so that bars do not hide each other
+        errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        axes.errorbar(
+            x, rows["value"], yerr=errors, fmt="o-", color=colors[method], markersize=5, capsize=4, label=method
+        )
+    axes.axhspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
+    axes.axhline(dense[0], color=COLORS["dense"], linewidth=1.2, linestyle="--")
+    axes.text(0.725, dense[2] * 1.02, "dense", ha="right", va="bottom", color=COLORS["dense"])
+    axes.set_yscale("log")
+    axes.set_ylim(dense[1] * 0.85, 1000)
+    axes.set_yticks([20, 50, 100, 200, 500, 1000])
+    axes.minorticks_off()
+    beyond = table[table["value"] > 1000]
+    named = [f"{row.sparsity:.0%}: {row.value:,.0f}" for row in beyond.itertuples()]
+    axes.text(
+        0.34, 980, "\n".join([*(f"{m}, above:" for m in beyond["method"].unique()), *named]), va="top", fontsize=11
+    )
+    axes.set_xlim(0.17, 0.73)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("sparsity (fraction of weights removed)")
     axes.set_ylabel("perplexity (log scale)")
-    axes.set_title("How much can go before a model breaks?")
+    axes.set_title("Perplexity with the interval that its windows give it")
     axes.legend(loc="upper left")
+    return figure
+
+
+def pairing(losses: dict, intervals: dict, difference):
+    """Two models on the same windows: {name: (windows,) nats a token}, two of them.
+
+    intervals: {name: (value, low, high)}, each by itself. difference: (value, low, high) of the second minus the first.
+    Used in notebook 06, "The same items".
+    """
+    (a, b), (first, second) = losses, losses.values()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.8), width_ratios=[1.25, 1])
+    for one, other in zip(first, second, strict=True):
+        color = COLORS["wanda"] if other < one else COLORS["magnitude"]
+        left.plot([0, 1], [one, other], "o-", color=color, alpha=0.4, markersize=4, linewidth=1, markeredgewidth=0)
+    for x, name in ((-0.22, a), (1.22, b)):
+        value, low, high = intervals[name]
+        left.errorbar(x, value, yerr=[[value - low], [high - value]], fmt="D", color="black", markersize=6, capsize=5)
+    left.set(xlim=(-0.5, 1.5), ylabel="loss, nats per token")
+    left.set_xticks([0, 1], [a, b])
+    left.set_title("each by itself", fontsize=12)
+    for i, d in enumerate(second - first):
+        color = COLORS["wanda"] if d < 0 else COLORS["magnitude"]
+        right.plot(0.08 * (i % 5 - 2), d, "o", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
+    value, low, high = difference
+    right.errorbar(0.4, value, yerr=[[value - low], [high - value]], fmt="D", color="black", markersize=6, capsize=5)
+    right.axhline(0, color="#222222", linewidth=1, zorder=0)
+    right.set(xlim=(-0.5, 0.8), xticks=[], ylabel="difference, nats per token")
+    right.set_title(f"{b} minus {a}", fontsize=12)
+    figure.suptitle("The same windows (a line or dot each); black: mean and interval", fontsize=13)
+    return figure
+
+
+def task_accuracies(tables: dict):
+    """Accuracy with about 95 % intervals, a row a task: {model: the table of a ZeroShot}; chance is marked.
+
+    Used in notebook 06, "Seven tasks".
+    """
+    tasks = list(next(iter(tables.values())).index)
+    figure, axes = plt.subplots(figsize=(7, 4.6))
+    for place, (model, table) in enumerate(tables.items()):
+        color = next((c for name, c in COLORS.items() if name in model), "#7b5ea7")
+        rows = [row + 0.22 * (place - (len(tables) - 1) / 2) for row in range(len(tasks))]
+        axes.errorbar(
+            table["acc"], rows, xerr=2 * table["acc ±"], fmt="o", color=color, markersize=6, capsize=3, label=model
+        )
+    chance = next(iter(tables.values()))["chance"]
+    rows = range(len(tasks))
+    axes.vlines(
+        chance, [r - 0.42 for r in rows], [r + 0.42 for r in rows], color="#222222", linewidth=2, label="chance"
+    )
+    for row in rows[1:]:
+        axes.axhline(row - 0.5, color="#e3e8ea", linewidth=1, zorder=0)
+    axes.set(yticks=rows, yticklabels=tasks, ylim=(len(tasks) - 0.5, -0.5))
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("accuracy in per cent (bar: ± 2 standard errors)")
+    figure.suptitle("Where is a model better than chance, or than another?", fontsize=13)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4, columnspacing=1.2, handletextpad=0.3)
+    return figure
+
+
+def pattern_perplexities(table, dense):
+    """Perplexity with its interval, by pattern and method: a DataFrame with method, pattern, value, low and high.
+
+    dense: (value, low, high) of the unpruned model. Draws the rows there are, for notebook 06 and its WikiText-2.
+    """
+    patterns = list(dict.fromkeys(table["pattern"]))
+    colors = {"sparsegpt": "#7b5ea7", **COLORS}
+    methods = [method for method in ("magnitude", "wanda", "sparsegpt") if method in set(table["method"])]
+    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.75 * max(1, len(patterns))))
+    for place, method in enumerate(methods):
+        rows = table[table["method"] == method]
+        y = [patterns.index(pattern) + 0.24 * (place - 1) for pattern in rows["pattern"]]
+        errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        axes.errorbar(rows["value"], y, xerr=errors, fmt="o", color=colors[method], capsize=4, label=method)
+        for value, high, at in zip(rows["value"], rows["high"], y, strict=True):
+            text = f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+            axes.text(high * 1.06, at, text, va="center", color=colors[method], fontsize=11)
+    axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
+    axes.axvline(dense[0], color=COLORS["dense"], linestyle="--", label=f"dense: {dense[0]:.3g}")
+    axes.set_xscale("log")
+    axes.set_xlim(dense[0] / 1.3, max([dense[0] * 2, *table["high"]]) * 1.6)
+    ticks = [t for t in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if axes.get_xlim()[0] < t < axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    axes.minorticks_off()
+    axes.set(yticks=range(len(patterns)), yticklabels=patterns, ylim=(max(1, len(patterns)) - 0.5, -0.5))
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("perplexity on WikiText-2, windows of 2048 (log scale)")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4, columnspacing=1.2, handletextpad=0.3)
+    return figure
+
+
+def recovery_curves(runs: dict):
+    """Held-out text during training: perplexity, and what was gained since the start: {name: (steps, perplexities)}.
+
+    Names tell what was trained ("wanda …" or "dense …") and how ("… LoRA" solid, "… masked" dashed).
+    Used in notebook 07, "Is it recovery, or only new text?" and "Training under the mask".
+    """
+    figure, (whole, close) = plt.subplots(1, 2, figsize=(7, 4))
+    for name, (steps, perplexities) in runs.items():
+        color = next(color for kind, color in COLORS.items() if kind in name)
+        masked = "masked" in name
+        look = {"color": color, "marker": "s" if masked else "o", "markersize": 5, "linestyle": "--" if masked else "-"}
+        look["markerfacecolor"] = "white" if masked else color
+        whole.plot(steps, perplexities, label=name, **look)
+        close.plot(steps, [math.log(perplexities[0] / value) for value in perplexities], **look)
+    whole.set_ylim(0, 1.1 * max(max(values) for _, values in runs.values()))
+    whole.set(title="perplexity", ylabel="perplexity, Wikipedia text")
+    close.axhline(0, color=COLORS["dense"], linewidth=1, linestyle=":", zorder=0)
+    close.set(title="gained since the start", ylabel="loss gained, nats a token")
+    for axes in (whole, close):
+        axes.set_xlabel("training steps")
+        axes.set_xticks(range(0, 1 + max(steps[-1] for steps, _ in runs.values()), 20))
+    handles, labels = whole.get_legend_handles_labels()
+    figure.suptitle("How much of the gain does the unpruned model get too?", fontsize=13)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=11)
+    return figure
+
+
+def merged_corners(weights: dict, size: int = 40):
+    """The upper left corner of a layer before and after merging: {title: W (out, in)}; a zero is red.
+
+    Used in notebook 07, "Merging without losing the zeros".
+    """
+    from matplotlib.colors import ListedColormap
+
+    figure, panels = plt.subplots(1, len(weights), figsize=(7, 3.1), sharey=True)
+    for axes, (title, W) in zip(panels, weights.items(), strict=True):
+        zeros = (W.detach() == 0).int().cpu()
+        look = {"cmap": ListedColormap([KEPT, REMOVED]), "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+        axes.imshow(zeros[:size, :size], **look)
+        axes.set_title(f"{title}\n{zeros.float().mean():.0%} zeros", fontsize=12)
+        axes.set_xlabel("input channel")
+        axes.set_xticks(range(0, size, 10))
+        axes.set_yticks(range(0, size, 10))
+        axes.spines[:].set_visible(False)
+    panels[0].set_ylabel("output")
+    figure.suptitle("A plain merge fills every zero (red)", fontsize=13)
+    return figure
+
+
+def lost_shares(table):
+    """What a merge under the mask throws away: a DataFrame with layer, "lost" and "lost, weighted by loudness".
+
+    Used in notebook 07, "Merging without losing the zeros".
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
+    looks = {"lost": ("o", COLORS["magnitude"]), "lost, weighted by loudness": ("D", COLORS["wanda"])}
+    for axes, kind in zip(panels, ("q_proj", "v_proj"), strict=True):
+        rows = table[table["layer"].str.endswith(kind)]
+        for column, (marker, color) in looks.items():
+            axes.plot(range(len(rows)), rows[column], marker, color=color, markersize=5, label=column)
+        axes.axhline(0.5, color=COLORS["dense"], linewidth=1, linestyle="--", zorder=0)
+        axes.set(title=kind, xlabel="block", ylim=(0, 0.8))
+        axes.yaxis.set_major_formatter("{x:.0%}")
+    panels[0].set_ylabel("share of the update lost")
+    panels[0].text(0, 0.51, "share of zeros", color=COLORS["dense"], fontsize=11, va="bottom")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle("How much of the update falls on zeros?", fontsize=13)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=11, handletextpad=0.2)
     return figure

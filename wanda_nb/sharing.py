@@ -45,7 +45,7 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
         "comparison group": report.group,
         "weight update": report.update,
         "sparsity": round(zeros, 6),
-        "calibration": {**(calibration or {}), "windows × tokens": list(report.tokens)} if report.tokens else None,
+        "calibration": {**(calibration or {}), **_shape(report)} if report.tokens else None,
         **measured,
         **provenance(model),
     }
@@ -54,6 +54,10 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
     (folder / "pruning.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     _card(model, about).save(folder / "README.md")
     return folder
+
+
+def _shape(report: Report) -> dict:
+    return dict(zip(("samples", "length"), report.tokens, strict=True))
 
 
 def _card(model, about: dict) -> ModelCard:

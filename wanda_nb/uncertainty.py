@@ -29,14 +29,15 @@ class Difference(NamedTuple):
     value: float  # mean of b minus a
     low: float
     high: float
-    #: Items on which b is better (higher), and on which a is; the rest are ties.
-    better: int
-    worse: int
-    #: McNemar's exact test: how often a fair coin would divide better and worse at least as unevenly. None for losses.
+    #: Items on which b is higher, and on which it is lower; the rest are ties. Higher is right where a and b are right
+    #: or wrong, and worse where they are losses.
+    higher: int
+    lower: int
+    #: McNemar's exact test: how often a fair coin would divide higher and lower at least as unevenly. None for losses.
     p: float | None
 
     def __str__(self) -> str:
-        text = f"{self.value:+.4g} [{self.low:+.4g}, {self.high:+.4g}], {self.better} better, {self.worse} worse"
+        text = f"{self.value:+.4g} [{self.low:+.4g}, {self.high:+.4g}], {self.higher} higher, {self.lower} lower"
         return text if self.p is None else f"{text}, p = {self.p:.2g}"
 
 
@@ -51,7 +52,12 @@ def mean_interval(values, level: float = 0.95, seed: int = 0) -> Interval:
     if np.ptp(values) == 0:  # nothing to resample
         return Interval(float(values[0]), float(values[0]), float(values[0]))
     found = bootstrap(
-        (values,), np.mean, confidence_level=level, n_resamples=DRAWS, method="percentile", rng=np.random.default_rng(seed)
+        (values,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=DRAWS,
+        method="percentile",
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
@@ -74,10 +80,10 @@ def paired_difference(a, b, level: float = 0.95, seed: int = 0) -> Difference:
     a, b = _array(a), _array(b)
     if a.shape != b.shape:
         raise ValueError(f"{len(a)} and {len(b)} items: expected the same items in the same order for both models.")
-    better, worse = int((b > a).sum()), int((b < a).sum())
+    higher, lower = int((b > a).sum()), int((b < a).sum())
     binary = np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()
-    p = (binomtest(better, better + worse).pvalue if better + worse else 1.0) if binary else None
-    return Difference(*mean_interval(b - a, level, seed), better, worse, p)
+    p = (binomtest(higher, higher + lower).pvalue if higher + lower else 1.0) if binary else None
+    return Difference(*mean_interval(b - a, level, seed), higher, lower, p)
 
 
 def _array(values) -> np.ndarray:
@@ -85,4 +91,3 @@ def _array(values) -> np.ndarray:
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f"values {values.shape}: expected two finite numbers or more, one for each item.")
     return values
-
