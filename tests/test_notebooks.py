@@ -107,8 +107,9 @@ def sections():
 def test_docstrings_name_sections_that_exist():
     headings = sections()
     documented = {name: getattr(wn, name).__doc__ or "" for name in wn.__all__ if name != "Report"}
-    tree = ast.parse((ROOT / "wanda_nb" / "plots.py").read_text(encoding="utf-8"))
-    documented |= {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for path in (ROOT / "wanda_nb" / "plots").glob("*.py"):
+        functions = [n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef)]
+        documented |= {function.name: ast.get_docstring(function) or "" for function in functions}
     found = 0
     for name, text in documented.items():
         for number, section in re.findall(r"notebook (\d\d), \"([^\"]+)\"", text):

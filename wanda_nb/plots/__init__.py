@@ -1,0 +1,56 @@
+"""One function a figure, one style, one file a notebook. Each draws, names its axes and returns the Figure."""
+
+from .ablations import calibration_curves, leaderboard, norm_power, perplexity_by_sparsity, score_by_group
+from .activations import channel_norms, loudness_by_depth, massive_activations, weights_and_norms
+from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
+from .look import COLORS, KEPT, REMOVED, style
+from .loop import block_loop, input_drift, mask_changes, paired_losses, phase_seconds
+from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
+from .quickstart import perplexity_bars, removed_weights
+from .recovery import lost_shares, merged_corners, recovery_curves
+from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
+from .updates import correlations, error_valley, seconds_and_perplexity, update_against_tokens
+
+__all__ = [
+    "COLORS",
+    "KEPT",
+    "REMOVED",
+    "block_loop",
+    "bytes_by_sparsity",
+    "calibration_curves",
+    "channel_norms",
+    "comparison_groups",
+    "correlations",
+    "error_valley",
+    "groups_of_four",
+    "input_drift",
+    "leaderboard",
+    "lost_shares",
+    "loudness_by_depth",
+    "mask_changes",
+    "masks_side_by_side",
+    "massive_activations",
+    "merged_corners",
+    "norm_power",
+    "one_text_many_perplexities",
+    "paired_losses",
+    "pairing",
+    "pattern_costs",
+    "pattern_perplexities",
+    "perplexity_bars",
+    "perplexity_by_sparsity",
+    "perplexity_intervals",
+    "phase_seconds",
+    "recovery_curves",
+    "removed_weights",
+    "row_sparsity",
+    "score_by_group",
+    "score_plane",
+    "seconds_and_perplexity",
+    "style",
+    "task_accuracies",
+    "two_four_format",
+    "update_against_tokens",
+    "weights_and_norms",
+    "worked_example",
+]

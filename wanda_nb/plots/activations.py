@@ -1,0 +1,99 @@
+"""Figures of notebook 01: what goes into each layer."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+
+from .look import COLORS, REMOVED
+
+
+def channel_norms(norms):
+    """Every input channel's norm over its layer's median: a dict {(block, layer name): norm (in,)}, a row a block.
+
+    Used in notebook 01, "Outlier features".
+    """
+    depths = sorted({block for block, _ in norms})
+    names = list(dict.fromkeys(name for _, name in norms))
+    figure, grid = plt.subplots(len(depths), len(names), figsize=(7, 4.6), sharey=True, sharex="col", squeeze=False)
+    for (block, name), norm in norms.items():
+        axes = grid[depths.index(block), names.index(name)]
+        times = (norm / norm.median()).cpu()
+        axes.vlines(range(len(times)), 0, times, color=COLORS["wanda"], linewidth=1.4)
+        axes.text(0.97, 0.95, f"{times.max():.0f}×", transform=axes.transAxes, ha="right", va="top", color=REMOVED)
+        axes.set_xlim(-0.03 * len(times), 1.03 * len(times))
+        axes.set_xticks([0, len(times) // 2])
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(name.rpartition(".")[2])
+    for axes, block in zip(grid[:, 0], depths, strict=True):
+        axes.set_ylabel(f"block {block}")
+    figure.supxlabel("input channel", fontsize=12)
+    figure.supylabel("norm, in times the layer's median", fontsize=12)
+    return figure
+
+
+def loudness_by_depth(ratios):
+    """Loudest channel over median for every layer: a DataFrame, a row a layer name, a column a block.
+
+    Used in notebook 01, "Outlier features".
+    """
+    figure, axes = plt.subplots(figsize=(7, 2.5))
+    shown = axes.imshow(ratios.to_numpy(float), norm="log", cmap="magma", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(ratios)), [name.rpartition(".")[2] for name in ratios.index])
+    axes.set_xticks(range(0, ratios.shape[1], 5))
+    axes.set_xlabel("block")
+    axes.set_title("Loudest input channel, in times the median channel")
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(shown, ax=axes, pad=0.02)
+    bar.set_ticks([3, 10, 30, 100, 300, 1000], labels=["3×", "10×", "30×", "100×", "300×", "1000×"])
+    bar.minorticks_off()
+    return figure
+
+
+def weights_and_norms(weights, norm, marked: dict):
+    """One row of weights |w| (in,) against the norms (in,) of their channels, with lines of equal |w| · norm.
+
+    marked: {label: channel}, the points to name. Used in notebook 01, "Why outlier features make Wanda work".
+    """
+    weights, norm = weights.abs().cpu(), norm.cpu()
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    axes.scatter(norm, weights, s=14, color="#9fb4ba", linewidth=0)
+    x = [float(norm.min()) * 0.8, float(norm.max()) * 2.5]
+    for (label, channel), color in zip(marked.items(), [COLORS["wanda"], COLORS["magnitude"]], strict=False):
+        worth = float(weights[channel] * norm[channel])
+        axes.plot(x, [worth / x[0], worth / x[1]], color=color, linewidth=1, linestyle="--")
+        here = (norm[channel], weights[channel])
+        axes.scatter(*here, s=70, color=color, zorder=3, label=f"{label}: |w| · norm = {worth:.2g}")
+        axes.annotate(label, here, (7, 6), textcoords="offset points", color=color, fontweight="bold")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(x)
+    axes.set_ylim(float(weights.max()) / 200, float(weights.max()) * 1.6)
+    axes.set_xlabel("norm of the input channel (how loud it is)")
+    axes.set_ylabel("|w|")
+    axes.legend(loc="upper right", handletextpad=0.1)
+    axes.set_title("The smaller weight moves the output more")
+    return figure
+
+
+def massive_activations(first, others, with_first, without_first):
+    """How the first token stands out, by depth: four sequences with one number a block.
+
+    first, others: max |x| leaving the block, at the first token and at all others. with_first, without_first:
+    loudest channel over median in the input of down_proj, all tokens counted or all but the first.
+    Used in notebook 01, "One very loud token".
+    """
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
+    above.plot(first, marker="o", markersize=5, color=COLORS["magnitude"], label="at the first token")
+    above.plot(others, marker="o", markersize=5, color=COLORS["dense"], label="at the loudest other token")
+    above.set_ylabel("max |x|")
+    above.set_title("What leaves each block: the largest |x|")
+    below.plot(with_first, marker="o", markersize=5, color=COLORS["magnitude"], label="all tokens")
+    below.plot(without_first, marker="o", markersize=5, color=COLORS["dense"], label="without the first token")
+    below.set_ylabel("times the median")
+    below.set_title("What down_proj reads: the loudest channel")
+    below.set_xlabel("block")
+    above.legend(loc="center right", bbox_to_anchor=(0.95, 0.62))
+    below.legend(loc="upper right", bbox_to_anchor=(0.9, 1.05))
+    for axes in (above, below):
+        axes.set_yscale("log")
+    return figure
