@@ -146,7 +146,7 @@ def zero_shot(
         raise ValueError(f"limit={limit!r}: expected None, or a whole number of items for each task, at least 2.")
     loaded = load_tasks(tasks, source)
     batch_size = batch_size or (8 if model.device.type == "cpu" else 64)
-    with evaluating(model):
+    with evaluating(model), quiet():
         return _scored(_harness(model, tokenizer, batch_size), loaded, limit)
 
 
@@ -157,8 +157,7 @@ def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
     flat = {name: task for group in loaded.values() for name, task in group.items()}
     for task in flat.values():
         task.set_config(key="num_fewshot", value=0)
-    with quiet():
-        answers = evaluate(lm, flat, limit=limit, bootstrap_iters=0)["samples"]
+    answers = evaluate(lm, flat, limit=limit, bootstrap_iters=0)["samples"]
     rows = [
         (asked, name, answer["doc_id"], len(answer["arguments"]), answer["acc"], answer.get("acc_norm"))
         for asked, group in loaded.items()
