@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import ARCHITECTURES, tiny_model
+from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
 import wanda_nb as wn
@@ -66,7 +66,6 @@ def test_compressed_gives_back_every_bit(architecture, dtype, tokens, tmp_path):
     bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
     for name, tensor in model.state_dict().items():
         assert again[name].dtype == tensor.dtype and torch.equal(again[name].view(bits), tensor.view(bits)), name
-    assert set(ARCHITECTURES) >= {architecture}
 
 
 def test_the_size_shows_the_sparsity(tokens, tmp_path):

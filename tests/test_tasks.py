@@ -179,6 +179,14 @@ def test_refusals_before_anything_is_read(model, arguments, message):
         wn.zero_shot(model, None, **arguments)
 
 
+def test_tasks_without_choices_are_refused(loaded):
+    class Written:
+        OUTPUT_TYPE = "generate_until"
+
+    with pytest.raises(ValueError, match="gsm8k: answers are written"):
+        evaluation._scored(None, {**loaded, "gsm8k": {"gsm8k": Written()}}, limit=2)
+
+
 def test_no_hub_is_said(monkeypatch):
     import datasets
 

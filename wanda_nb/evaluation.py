@@ -137,9 +137,9 @@ def zero_shot(
     """Accuracy on multiple-choice tasks without examples, by lm-eval's own prompts and metrics.
 
     tasks: names, by default the paper's seven; also ``"lambada_openai"`` and ``"mmlu"``. source: ``"pinned"`` needs no
-    hub, ``"hub"`` knows all that lm-eval does. limit: the first so many items of each task; by default all of the
-    split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test for the others). batch_size:
-    prompts at a time. Raises ValueError for an unknown task or limit, before anything is read.
+    hub, ``"hub"`` knows all of lm-eval's that are scored by accuracy. limit: the first so many items of each task; by
+    default all of the split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test for the
+    others). batch_size: prompts at a time. Raises ValueError for an unknown task or limit, before anything is read.
     Introduced in notebook 06, "Seven tasks"; section 4 of the paper, on zero-shot performance.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
@@ -155,6 +155,8 @@ def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
     from lm_eval.evaluator import evaluate
 
     flat = {name: task for group in loaded.values() for name, task in group.items()}
+    if written := [name for name, task in flat.items() if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood")]:
+        raise ValueError(f"{', '.join(written)}: answers are written, not chosen. Expected tasks scored by accuracy.")
     for task in flat.values():
         task.set_config(key="num_fewshot", value=0)
     answers = evaluate(lm, flat, limit=limit, bootstrap_iters=0)["samples"]

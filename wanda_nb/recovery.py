@@ -126,7 +126,11 @@ def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate
     if method not in ("lora", "masked"):
         raise ValueError(f"method={method!r}: expected 'lora' or 'masked'.")
     check_tokens(model, tokens)
-    for name, number in {"steps": steps or 1, "batch_size": batch_size, "accumulate": accumulate}.items():
+    for name, number in {
+        "steps": 1 if steps is None else steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+    }.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}={number!r}: expected a whole number of at least 1.")
     names = {name for block in decoder_blocks(model) for name in linear_layers(block)}  # refuses adapters and quantised
@@ -140,8 +144,8 @@ def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate
             f"masked training of {', '.join(map(str, short))} weights loses most steps to rounding: expected float32. "
             "Load with dtype=torch.float32, or train LoRA, whose adapters are kept in float32."
         )
-    steps = steps or max(1, len(tokens) // (batch_size * accumulate))
-    learning_rate = learning_rate or (1e-4 if method == "lora" else 2e-5)
+    steps = max(1, len(tokens) // (batch_size * accumulate)) if steps is None else steps
+    learning_rate = (1e-4 if method == "lora" else 2e-5) if learning_rate is None else learning_rate
     settings = {"method": method, "steps": steps, "batch_size": batch_size, "accumulate": accumulate}
     return settings | {"learning_rate": learning_rate, "targets": list(targets) if method == "lora" else None}
 
