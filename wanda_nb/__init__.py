@@ -6,13 +6,14 @@ from .allocation import owl_sparsity
 from .capture import InputGrams, InputNorms, first_hidden_states
 from .evaluation import ZeroShot, complete, perplexity, window_losses, zero_shot
 from .masks import nm_mask, prune_mask
-from .models import decoder_blocks, linear_layers, load_model, sparsity, weight_matrix
+from .models import decoder_blocks, linear_layers, load_model, model_folder, sparsity, weight_matrix
 from .pruning import prune
 from .recovery import Recovery, merge_lora, recover
-from .results import Report
+from .results import Report, measured
 from .scores import magnitude_score, ria_score, wanda_score
 from .sharing import load_compressed, save_compressed, save_pruned
 from .sparsegpt import inverse_factor, obs_prune
+from .streaming import estimate_checkpoint, prune_checkpoint
 from .text import calibration_tokens, documents, evaluation_tokens, training_tokens
 from .uncertainty import mean_interval, paired_difference, perplexity_interval
 
@@ -31,6 +32,7 @@ __all__ = [
     "complete",
     "decoder_blocks",
     "documents",
+    "estimate_checkpoint",
     "evaluation_tokens",
     "first_hidden_states",
     "inverse_factor",
@@ -39,7 +41,9 @@ __all__ = [
     "load_model",
     "magnitude_score",
     "mean_interval",
+    "measured",
     "merge_lora",
+    "model_folder",
     "nm_mask",
     "obs_prune",
     "owl_sparsity",
@@ -47,6 +51,7 @@ __all__ = [
     "perplexity",
     "perplexity_interval",
     "prune",
+    "prune_checkpoint",
     "prune_mask",
     "recover",
     "ria_score",

@@ -9,7 +9,8 @@ import torch
 from accelerate.utils import send_to_device
 from torch import nn
 
-from .models import decoder_blocks, linear_layers
+from .models import decoder_blocks, linear_layers, weight_matrix
+from .ranks import sum_over_ranks, world
 
 
 class Seen(Exception):
@@ -57,6 +58,18 @@ class _InputSums(Mapping):
                 raise Seen
 
         return hook
+
+    def sum_over_ranks(self) -> None:
+        """Make the sums those over the tokens of all ranks; nothing where there is one process."""
+        if world()[1] == 1:
+            return
+        for name, layer in self._layers.items():
+            W = weight_matrix(layer)
+            if not sum_over_ranks(torch.tensor(int(name in self._sums), device=W.device)):
+                continue  # an expert that no rank's tokens chose
+            if name not in self._sums:
+                self._sums[name] = self._addend(torch.zeros(1, W.shape[1], device=W.device))
+            sum_over_ranks(self._sums[name])
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -106,13 +119,15 @@ class InputGrams(_InputSums):
 
 
 class HiddenStates:
-    """Calibration windows on their way through the model: what enters the next block, batch by batch.
+    """Calibration windows on their way through the model: what enters the next block.
 
-    Built by ``first_hidden_states``. hidden: list of (batch, length, width), one a batch.
+    Built by ``first_hidden_states``. buffer: (samples, length, width), in the model's dtype; hidden: its batches, views
+    (batch, length, width) which every block overwrites in turn.
     """
 
-    def __init__(self, hidden, calls, token_masks):
-        self.hidden: list[torch.Tensor] = hidden
+    def __init__(self, buffer, batch_size, calls, token_masks):
+        self.buffer: torch.Tensor = buffer
+        self.hidden = buffer.split(batch_size)
         self.calls = calls  # [batch][block] -> (args, kwargs): masks, positions and whatever else the model passes on
         self.token_masks = token_masks
 
@@ -132,21 +147,24 @@ class HiddenStates:
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Replace what entered block number ``index`` by what leaves it."""
         for number, output in self.through(index, block, device):
-            self.hidden[number] = output
+            self.hidden[number].copy_(output)
 
 
 @torch.no_grad()
-def first_hidden_states(model, tokens: torch.Tensor, attention_mask=None, batch_size: int = 4) -> HiddenStates:
+def first_hidden_states(
+    model, tokens: torch.Tensor, attention_mask=None, batch_size: int = 4, allocate=torch.empty
+) -> HiddenStates:
     """The hidden states (batch, length, width) that enter the first block, for all tokens (samples, length).
 
     The model's own code prepares masks and positions for each block, while its blocks stand idle, so
-    only the embeddings are computed. attention_mask: (samples, length), 0 for padding.
+    only the embeddings are computed. attention_mask: (samples, length), 0 for padding. allocate: what makes their
+    buffer, called like torch.empty with shape, dtype and device.
     Raises ValueError for a model that does not run its blocks once each, in order.
     Introduced in notebook 03, "Stop before the first block".
     """
     blocks = decoder_blocks(model)
     where = model.get_input_embeddings().weight.device
-    hidden, calls, token_masks = [], [], []
+    buffer, calls, token_masks = None, [], []
     by_shape: dict[tuple, list] = {}  # without padding, batches of one shape are called alike
     with _idle(blocks) as seen:
         for number, batch in enumerate(tokens.split(batch_size)):
@@ -160,11 +178,14 @@ def first_hidden_states(model, tokens: torch.Tensor, attention_mask=None, batch_
                 use_cache=False,
             )
             _check_order(model, blocks, seen, batch)
-            hidden.append(seen[0][1])
+            first = seen[0][1]
+            if buffer is None:
+                buffer = allocate((*tokens.shape, first.shape[-1]), dtype=first.dtype, device=first.device)
+            buffer[number * batch_size :][: len(batch)].copy_(first)
             call = [(args, kwargs) for _, _, args, kwargs in seen]
             calls.append(call if mask is not None else by_shape.setdefault(tuple(batch.shape), call))
             token_masks.append(mask)
-    return HiddenStates(hidden, calls, token_masks)
+    return HiddenStates(buffer, batch_size, calls, token_masks)
 
 
 @contextmanager

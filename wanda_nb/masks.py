@@ -14,6 +14,7 @@ import torch
 
 GROUPS = ("output", "input", "layer", "running-sum")
 SHORT_ROW = 8  # up to here counting ranks beats selecting
+SLAB = 2**20  # scores at a time on a CPU: scratch memory stays small, warm and the allocator's own
 
 
 def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output") -> torch.Tensor:
@@ -80,9 +81,15 @@ def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
     No sort: a row's threshold by selection, or ranks by counting where rows are short. Ties at the threshold
     are settled afterwards, in the few rows that have more of them than room.
     """
-    score = score if score.dtype in (torch.float32, torch.float64) else score.float()
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
+    step = max(1, SLAB // score.shape[1])
+    if score.device.type == "cpu" and len(score) > step:
+        mask = torch.empty(score.shape, dtype=torch.bool)
+        for start in range(0, len(score), step):
+            mask[start : start + step] = _smallest(score[start : start + step], count)
+        return mask
+    score = score if score.dtype in (torch.float32, torch.float64) else score.float()
     if score.shape[1] <= SHORT_ROW:
         return _smallest_by_rank(score, count)
     threshold = _kth_smallest(score, count)

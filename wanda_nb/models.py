@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -36,11 +37,31 @@ def load_model(name: str = DEFAULT_MODEL, *, device="cpu", dtype: torch.dtype | 
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype or native_dtype(device))
     except OSError as error:
-        raise OSError(
-            f"No model {name!r}: expected {DEFAULT_MODEL!r}, a folder with config.json and weights, or the id of "
-            f"a model on a hub that this machine reaches. ({str(error).splitlines()[0]})"
-        ) from error
+        raise _no_model(name, error) from error
     return model.to(device).eval(), tokenizer
+
+
+def model_folder(name: str = DEFAULT_MODEL, revision=None) -> Path:
+    """The folder of a model's checkpoint, name as for ``load_model``; fetched from the hub if it is an id there.
+
+    Raises OSError where the model is not to be had. Introduced in notebook 03, "A model larger than memory".
+    """
+    if name == DEFAULT_MODEL:
+        return _default_model_folder()
+    if Path(name).is_dir():
+        return Path(name)
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as error:  # ValueError: no possible id
+        raise _no_model(name, error) from error
+
+
+def _no_model(name, error) -> OSError:
+    return OSError(
+        f"No model {name!r}: expected {DEFAULT_MODEL!r}, a folder with config.json and weights, or the id of "
+        f"a model on a hub that this machine reaches. ({str(error).splitlines()[0]})"
+    )
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
@@ -61,13 +82,13 @@ def _default_model_folder() -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(scratch, folder, copy_function=shutil.move)
                 sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-                (folder / "sizes.json").write_text(json.dumps(sizes))  # last: its presence says all is there
+                (folder / ".sizes.json").write_text(json.dumps(sizes))  # last: its presence says all is there
     return folder
 
 
 def _complete(folder: Path) -> bool:
     try:
-        sizes = json.loads((folder / "sizes.json").read_text())
+        sizes = json.loads((folder / ".sizes.json").read_text())
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False

@@ -1,28 +1,27 @@
-"""Watching a run: how far it is, where its seconds go, how much memory it takes."""
+"""Watching a run: how far it is, where its seconds go."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from contextlib import contextmanager
+from functools import lru_cache
 
-import psutil
 import torch
 from tqdm.auto import tqdm
 
 
-def progress_bar(**settings) -> tqdm:
+def progress_bar(silent: bool = False, **settings) -> tqdm:
     """A bar that leaves nothing behind, alike in a terminal and a notebook; TQDM_DISABLE=1 silences it in both."""
-    return tqdm(leave=False, disable=os.environ.get("TQDM_DISABLE", "0") not in ("", "0"), **settings)
+    return tqdm(leave=False, disable=silent or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"), **settings)
 
 
 class Clock:
-    """Seconds by phase: ``with clock("capture"): …``."""
+    """Seconds by phase: ``with clock("capture"): …``. seconds: of an earlier part of the same run."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, seconds: dict[str, float] | None = None):
         self.device = device
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = dict(seconds or {})
 
     @contextmanager
     def __call__(self, phase: str):
@@ -33,31 +32,16 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-class PeakMemory:
-    """The most memory in use while open: of the GPU where there is one, else of this process, sampled."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.peak = 0
-        self._done = threading.Event()
-
-    def __enter__(self):
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        return self
-
-    def _sample(self):
-        process = psutil.Process()
-        while not self._done.wait(0.05):
-            self.peak = max(self.peak, process.memory_info().rss)
-
-    def __exit__(self, *error):
-        self._done.set()
-        if self.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self.device)
-        else:
-            self._thread.join()
-            self.peak = max(self.peak, psutil.Process().memory_info().rss)
+@lru_cache
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second that a device reaches on a large product: the best of some."""
+    size = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    times, begun = [], time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - begun < 0.3 and len(times) < 100):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)

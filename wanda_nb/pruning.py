@@ -12,13 +12,13 @@ from torch import nn
 
 from .capture import first_hidden_states
 from .masks import check_width
+from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import make_plan
 from .models import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
-from .progress import Clock, PeakMemory, progress_bar
+from .progress import Clock, matmul_rate, progress_bar
+from .ranks import my_share, world
 from .results import Report
 from .text import check_tokens
-
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16384
 
 
 def prune(
@@ -61,51 +61,110 @@ def prune(
     blocks = decoder_blocks(model)
     plan = make_plan(method, sparsity, pattern, group, update, len(blocks))
     check_weights(model, blocks)
-    if plan.nm:
-        _check_widths(blocks, plan.nm)
+    check_widths(blocks, plan)
     device = torch.device(device) if device is not None else None
+    compute = device or _device(blocks[0])
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)
-        batch_size = _batch_size(batch_size, tokens, device or _device(blocks[0]))
-    clock = Clock(device or _device(blocks[0]))
-    bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block")
-    with evaluating(model), torch.no_grad(), PeakMemory(clock.device) as memory, bar:
+        shape = tuple(tokens.shape)
+        tokens, attention_mask = my_share(tokens, attention_mask)
+        batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
+    clock = Clock(compute)
+    bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
+    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
         states = None
         if plan.statistic:
             with clock("prepare"):
                 seconds = _rehearse(model, blocks, tokens, attention_mask, device)
                 bar.set_description(f"prune ({plan.name}), about {_words(2 * seconds * len(tokens))}")
-                states = first_hidden_states(model, tokens, attention_mask, batch_size)
-        rows = _loop(blocks, states, plan, device, clock, bar)
-    shape = tuple(tokens.shape) if plan.statistic else ()
-    return Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
+                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
+        rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
+    return Report(
+        plan.name,
+        pattern,
+        plan.group,
+        plan.update,
+        shape if plan.statistic else (),
+        pd.DataFrame(rows),
+        clock.seconds,
+        memory.peak,
+        flops=two_passes(blocks, tokens) if plan.statistic else 0.0,
+        rate=matmul_rate(compute, model.dtype) if plan.statistic else 0.0,
+    )
 
 
-def _loop(blocks, states, plan, device, clock, bar) -> list[dict]:
-    """The loop over the blocks, for every method."""
+def two_passes(blocks, tokens: torch.Tensor) -> float:
+    """Floating-point operations of the linear layers when the tokens pass all blocks twice, the last one once."""
+    sizes = [sum(weight_matrix(layer).numel() for layer in linear_layers(block).values()) for block in blocks]
+    return 2.0 * tokens.numel() * (2 * sum(sizes) - sizes[-1])
+
+
+def block_loop(blocks, states, plan, place, clock, bar) -> list[dict]:
+    """Capture, select, propagate: the one loop over the blocks, for every method, place and number of processes.
+
+    states: HiddenStates of this process's windows; None for a method that reads no inputs. place: where blocks come
+    from and go to. It has ``finished(index)``, the rows of a block that an earlier run pruned (or None);
+    ``visit(index)``, a context that has the block's weights at hand and yields the device to compute on;
+    ``keep(index, rows)``, called when the block is pruned. Returns a row for each layer, for the report.
+    """
     rows = []
     for index, block in enumerate(blocks):
-        with _visiting(block, device) as where:
-            seen = {}
-            if states is not None:
-                with clock("capture"):
-                    seen = _capture(states, index, block, where, plan.statistic)
-            with clock("select"):
-                prune_layer = plan.pruner(index)
-                for name, layer in linear_layers(block).items():
-                    start = time.perf_counter()
-                    asked, extra = prune_layer(weight_matrix(layer), seen.get(name))
-                    rows.append(_row(index, name, layer, asked, extra, time.perf_counter() - start))
-            if states is not None and block is not blocks[-1]:  # nobody reads what leaves the last block
-                with clock("propagate"):
-                    states.advance(index, block, where)
+        found = place.finished(index)
+        propagates = states is not None and block is not blocks[-1]  # nobody reads what leaves the last block
+        if found is None or propagates:
+            with place.visit(index) as where:
+                if found is None:
+                    found = _prune_block(index, block, states, plan, where, clock)
+                    place.keep(index, found)
+                if propagates:
+                    with clock("propagate"):
+                        states.advance(index, block, where)
+        rows += found
         bar.update()
     return rows
 
 
+def _prune_block(index, block, states, plan, where, clock) -> list[dict]:
+    rows, seen = [], {}
+    if states is not None:
+        with clock("capture"):
+            seen = _capture(states, index, block, where, plan.statistic)
+    with clock("select"):
+        prune_layer = plan.pruner(index)
+        for name, layer in linear_layers(block).items():
+            start = time.perf_counter()
+            asked, extra = prune_layer(weight_matrix(layer), seen.get(name))
+            rows.append(_row(index, name, layer, asked, extra, time.perf_counter() - start))
+    return rows
+
+
+class _InMemory:
+    """Blocks of a model in memory, which visit the device in turn and go home."""
+
+    def __init__(self, blocks, device):
+        self.blocks, self.device = blocks, device
+
+    def finished(self, index: int) -> None:
+        return None
+
+    @contextmanager
+    def visit(self, index: int):
+        block = self.blocks[index]
+        home = _device(block)
+        try:
+            if self.device is not None:
+                block.to(self.device)
+            yield self.device or home
+        finally:
+            block.to(home)
+
+    def keep(self, index: int, rows: list[dict]) -> None:
+        pass  # pruned in place
+
+
 def _row(index, name, layer, asked, extra, seconds) -> dict:
     W = weight_matrix(layer)
-    reached = float((W == 0).float().mean())
+    reached = 1 - int(torch.count_nonzero(W)) / W.numel()
     row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": asked, "reached": reached}
     return {**row, **extra, "select s": seconds}
 
@@ -115,6 +174,7 @@ def _capture(states, index, block, where, statistic):
         seen.token_mask = states.token_masks[0]
         for number, _ in states.through(index, block, where):
             seen.token_mask = states.token_masks[(number + 1) % len(states.token_masks)]
+    seen.sum_over_ranks()
     for name in linear_layers(block):
         if name not in seen:
             raise ValueError(
@@ -135,8 +195,9 @@ def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
     states = first_hidden_states(model, tokens[:1], mask, 1)
     real = slice(None) if mask is None else mask.bool()
     start = time.perf_counter()
+    place = _InMemory(blocks, device)
     for index, block in enumerate(blocks):
-        with _visiting(block, device) as where:
+        with place.visit(index) as where:
             states.advance(index, block, where)
         if not bool(states.hidden[0][real].isfinite().all()):
             raise ValueError(
@@ -146,35 +207,15 @@ def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
     return time.perf_counter() - start
 
 
-def _check_widths(blocks, pattern: tuple[int, int]) -> None:
-    for index, block in enumerate(blocks):
+def check_widths(blocks, plan) -> None:
+    """Raises ValueError, naming the layer, where the N:M pattern does not divide a layer's width."""
+    for index, block in enumerate(blocks if plan.nm else ()):
         for name, layer in linear_layers(block).items():
-            check_width(weight_matrix(layer).shape[1], pattern, f"{name} in block {index}")
-
-
-def _batch_size(batch_size, tokens, device) -> int:
-    if batch_size is None:
-        at_once = GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS
-        return max(1, at_once // tokens.shape[1])
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a whole number of windows, at least 1.")
-    return batch_size
+            check_width(weight_matrix(layer).shape[1], plan.nm, f"{name} in block {index}")
 
 
 def _device(block: nn.Module) -> torch.device:
     return next(block.parameters()).device
-
-
-@contextmanager
-def _visiting(block: nn.Module, device):
-    """Have the block on the device, and back home afterwards."""
-    home = _device(block)
-    try:
-        if device is not None:
-            block.to(device)
-        yield device or home
-    finally:
-        block.to(home)
 
 
 def _words(seconds: float) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import json
+import math
 import os
 import platform
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
+from urllib.request import urlopen
 
 import pandas as pd
 import torch
+
+
+def gib(size: float) -> str:
+    """Bytes, for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
 
 
 @dataclass
@@ -28,6 +36,13 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     #: Bytes: of GPU memory allocated where the run was on one, else of the process.
     peak_memory: int = 0
+    #: Bytes read from disk and written to it; nothing where the model was in memory.
+    read: int = 0
+    written: int = 0
+    #: Floating-point operations of the linear layers in two passes; one pass through the last block.
+    flops: float = 0.0
+    #: Floating-point operations a second that this machine reaches on a large product, in the model's dtype.
+    rate: float = 0.0
 
     @property
     def reached(self) -> float:
@@ -59,24 +74,64 @@ class Report:
             f" · {phases} · peak memory {self.peak_memory / 2**30:.2f} GiB"
         )
 
+    def timing(self) -> str:
+        """Where the time went, against the least that the arithmetic could take on this machine."""
+        total = sum(self.seconds.values())
+        parts = [f"{math.prod(self.tokens) / total:,.0f} tokens/s"] if self.tokens and total else []
+        if self.read or self.written:
+            parts.append(f"read {gib(self.read)}, written {gib(self.written)}")
+        if self.flops:
+            floor = self.flops / self.rate
+            parts.append(
+                f"matrix products of two passes, at the {self.rate / 1e9:,.0f} GFLOP/s measured here: {floor:.1f} s, "
+                f"{floor / total:.0%} of the {total:.1f} s taken"
+            )
+        return " · ".join(parts)
+
     def __repr__(self) -> str:
-        return f"{self.headline()}\n{self.summary()}"
+        return "\n".join(part for part in (self.headline(), self.timing(), str(self.summary())) if part)
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.headline()}</p>{self.summary().to_html()}"
+        return f"<p>{self.headline()}</p><p>{self.timing()}</p>{self.summary().to_html()}"
 
 
-def provenance(model) -> dict:
-    """Where a number came from, beside the settings of the run: model, dtype, device, versions and date."""
+def provenance(model, device=None) -> dict:
+    """Where a number came from, beside the settings of the run: model, dtype, device, versions and date.
+
+    device: where it was computed, by default where the model is.
+    """
     parameter = next(model.parameters())
-    on_gpu = parameter.device.type == "cuda"
+    device = device or parameter.device
+    on_gpu = device.type == "cuda"
     source = Path(model.config._name_or_path)  # a hub id, or a folder whose whereabouts are nobody's business
     return {
         "model": source.name if source.is_dir() else str(source),
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(parameter.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "transformers", "wanda-nb")},
         "date": datetime.date.today().isoformat(),
     }
+
+
+def measured(name: str) -> dict:
+    """A record in data/results, with all that is needed to measure it again.
+
+    From the repository where the package lies in one, else from its home on the web. Raises OSError, saying what to do,
+    where neither is to be had. Introduced in notebook 03, "A 7B model in little memory".
+    """
+    path = f"data/results/{name}.json"
+    local = Path(__file__).parents[1] / path
+    if local.is_file():
+        return json.loads(local.read_text(encoding="utf-8"))
+    urls = dict(entry.split(", ", 1) for entry in metadata("wanda-nb").get_all("Project-URL"))
+    address = urls["Repository"].replace("github.com", "raw.githubusercontent.com") + f"/main/{path}"
+    try:
+        with urlopen(address) as answer:
+            return json.load(answer)
+    except OSError as error:
+        raise OSError(
+            f"{path} is neither beside the package nor to be had from {address} ({error}). "
+            "Clone the repository and install from there, or connect this machine to the web."
+        ) from error

@@ -21,7 +21,7 @@ def wanda_score(W: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     Introduced in notebook 02, "The change in output"; equation 1 of the paper.
     """
     _check_norm(W, norm)
-    return W.float().abs() * norm.float()
+    return (W.float() if W.dtype == torch.float64 else W).abs() * norm.float()  # 16-bit W: the product is float32
 
 
 def ria_score(W: torch.Tensor, norm: torch.Tensor, power: float = 0.5) -> torch.Tensor:

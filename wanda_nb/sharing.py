@@ -39,41 +39,39 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
             f"{zeros:.2%} of the weights are zero, but the report says {report.reached:.2%}: something filled zeros "
             "since, such as a dense merge of LoRA. Merge with merge_lora(model, keep_zeros=True), or train masked."
         )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_card(folder, report, zeros, provenance(model), calibration, measured)
+    return folder
+
+
+def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibration: dict | None, measured: dict):
+    """The model card (README.md), and all it says for programs (pruning.json). origin: see ``provenance``."""
+    shape = dict(zip(("samples", "length"), report.tokens, strict=False))
     about = {
         "method": report.method,
         "pattern": report.pattern,
         "comparison group": report.group,
         "weight update": report.update,
         "sparsity": round(zeros, 6),
-        "calibration": {**(calibration or {}), **_shape(report)} if report.tokens else None,
+        "calibration": {**(calibration or {}), **shape} if shape else None,
         **measured,
-        **provenance(model),
+        **origin,
     }
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     (folder / "pruning.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    _card(model, about).save(folder / "README.md")
-    return folder
-
-
-def _shape(report: Report) -> dict:
-    return dict(zip(("samples", "length"), report.tokens, strict=True))
-
-
-def _card(model, about: dict) -> ModelCard:
     name = about["model"]
     data = ModelCardData(
         library_name="transformers", pipeline_tag="text-generation", tags=["pruned", "sparse", "wanda"]
     )
     rows = "\n".join(f"| {key} | {_words(value)} |" for key, value in about.items() if value is not None)
     what = about["pattern"] or f"{about['sparsity']:.0%} of the weights"
-    return ModelCard(
+    ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}, pruned\n\n"
         f"{name} with {what} of its decoder's linear layers set to zero by {about['method']} in "
         "[wanda_nb](https://github.com/wanda-nb/wanda-nb). The zeros are stored like any number: the model is neither "
         "smaller nor faster by itself. It keeps the licence and the limits of the model it was made from.\n\n"
         f"| | |\n|---|---|\n{rows}\n"
-    )
+    ).save(folder / "README.md")
 
 
 def _words(value) -> str:

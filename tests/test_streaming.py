@@ -1,0 +1,481 @@
+"""Pruning a checkpoint on disk: the same bytes as in memory, whatever breaks in between."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import ARCHITECTURES, tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import wanda_nb as wn
+from wanda_nb import memory, runs, shards, skeleton
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def source(tmp_path):
+    return saved(tiny_model(), tmp_path / "source")
+
+
+def saved(model, folder: Path, shard_size="20KB") -> Path:
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    return folder
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+
+
+def load(folder):
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def in_memory(folder, *args, **how):
+    model = load(folder)
+    wn.prune(model, *args, **how)
+    return model
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that is the model, without the records of how long it took."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("run.json", "README.md", "pruning.json")}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_streamed_and_in_memory_are_the_same_bits(architecture, dtype, tokens, tmp_path):
+    source = saved(tiny_model(architecture, dtype=dtype), tmp_path / "source")
+    before = contents(source)
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, batch_size=2)
+    expected = in_memory(source, tokens, batch_size=2)
+    got = load(tmp_path / "out")
+    assert got.dtype == dtype and same(got, expected)
+    assert report.reached == pytest.approx(0.5, abs=0.02) == wn.sparsity(got)
+    assert contents(source) == before
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "magnitude", "sparsity": 0.3},
+        {"pattern": "2:4"},
+        {"method": "ria", "sparsity": [0.2, 0.5, 0.7]},
+        {"method": "sparsegpt", "sparsity": 0.5},
+        {"update": "one-shot"},
+        {"method": lambda W, norm: W.abs() * norm.sqrt(), "sparsity": 0.6},
+    ],
+    ids=str,
+)
+def test_every_method_goes_through_the_same_loop(how, source, tokens, tmp_path):
+    tokens = None if how.get("method") == "magnitude" else tokens
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, **how)
+    assert same(load(tmp_path / "out"), in_memory(source, tokens, **how))
+    assert {"prepare", "load", "select", "write"} <= set(report.seconds)
+
+
+def test_padding_counts_in_no_statistic_here_either(source, tokens, tmp_path):
+    keep = torch.ones_like(tokens)
+    keep[2, 7:] = 0
+    wn.prune_checkpoint(source, tmp_path / "out", tokens, attention_mask=keep)
+    assert same(load(tmp_path / "out"), in_memory(source, tokens, attention_mask=keep))
+
+
+def test_hidden_states_in_a_file_change_nothing(source, tokens, tmp_path, monkeypatch):
+    made = []
+    mapped = memory._mapped
+    monkeypatch.setattr(memory, "_mapped", lambda *args: made.append(args) or mapped(*args))
+    wn.prune_checkpoint(source, tmp_path / "plain", tokens)
+    assert not made
+    wn.prune_checkpoint(source, tmp_path / "out", tokens, budget=0)
+    assert len(made) == 1 and contents(tmp_path / "out") == contents(tmp_path / "plain")
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_computed_in_float32_stored_as_before(tokens, tmp_path):
+    source = saved(tiny_model(dtype=torch.bfloat16), tmp_path / "source")
+    wn.prune_checkpoint(source, tmp_path / "out", tokens, dtype=torch.float32)
+    got, expected = load(tmp_path / "out"), load(source).float()
+    wn.prune(expected, tokens)
+    assert got.dtype == torch.bfloat16 and same(got, expected.bfloat16())
+
+
+def test_an_update_is_rounded_before_it_is_propagated(tokens, tmp_path, monkeypatch):
+    """What later blocks see is what the file holds, so a resumed run sees the same."""
+    source = saved(tiny_model(dtype=torch.bfloat16), tmp_path / "source")
+    how = {"method": "sparsegpt", "dtype": torch.float32}
+    wn.prune_checkpoint(source, tmp_path / "whole", tokens, **how)
+    stop_after(2, monkeypatch)
+    with pytest.raises(Killed):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens, **how)
+    monkeypatch.undo()
+    wn.prune_checkpoint(source, tmp_path / "out", tokens, **how)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_the_destination_is_complete(tokens, tmp_path):
+    model = tiny_model()
+    source = saved(model, tmp_path / "source")
+    (source / "tokenizer_config.json").write_text("{}")
+    (source / "old.bin").write_text("weights of another format")
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, calibration={"source": "random"})
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"config.json", "tokenizer_config.json", "README.md", "pruning.json", INDEX} <= names
+    assert "old.bin" not in names and len([n for n in names if n.endswith(".safetensors")]) == 4
+    about = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert about["method"] == "wanda" and about["calibration"] == {"source": "random", "samples": 6, "length": 12}
+    assert report.read >= report.written > 0
+    assert (tmp_path / "out" / "model-00002-of-00004.safetensors").stat().st_mode == (
+        (tmp_path / "out" / "config.json").stat().st_mode
+    )
+
+
+def test_the_small_real_model(tmp_path):
+    folder = wn.model_folder()
+    tokens = wn.calibration_tokens(AutoTokenizer.from_pretrained(folder), samples=2, length=64)
+    wn.prune_checkpoint(folder, tmp_path / "out", tokens, pattern="2:4")
+    assert same(load(tmp_path / "out"), in_memory(folder, tokens, pattern="2:4"))
+    AutoTokenizer.from_pretrained(tmp_path / "out")
+
+
+def test_names_without_the_base_models_prefix(source, tokens, tmp_path):
+    """As the oldest checkpoints on the hub spell them."""
+    old = tmp_path / "old"
+    shutil.copytree(source, old)
+    (old / INDEX).unlink()
+    parts = [load_file(path) for path in old.glob("*.safetensors")]
+    for path in old.glob("*.safetensors"):
+        path.unlink()
+    tensors = {name.removeprefix("model."): tensor for part in parts for name, tensor in part.items()}
+    save_file(tensors, old / "model.safetensors", metadata={"format": "pt"})
+    wn.prune_checkpoint(old, tmp_path / "out", tokens)
+    stored = {}
+    for path in (tmp_path / "out").glob("*.safetensors"):
+        stored |= load_file(path)
+    expected = in_memory(source, tokens).state_dict()
+    assert all(
+        torch.equal(tensor, expected.get(name, expected.get("model." + name))) for name, tensor in stored.items()
+    )
+    assert set(stored) == set(tensors)
+
+
+# ---- broken off and started again
+
+
+class Killed(BaseException):
+    pass
+
+
+def stop_after(blocks: int, monkeypatch) -> None:
+    """The run dies when it is about to record one block more."""
+    add = runs.Run.add
+
+    def dies(run, index, rows, seconds):
+        if index == blocks:
+            raise Killed
+        add(run, index, rows, seconds)
+
+    monkeypatch.setattr(runs.Run, "add", dies)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+def test_it_goes_on_at_the_block_where_it_stopped(blocks, method, source, tokens, tmp_path, monkeypatch):
+    wn.prune_checkpoint(source, tmp_path / "whole", tokens, method)
+    stop_after(blocks, monkeypatch)
+    with pytest.raises(Killed):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens, method)
+    monkeypatch.undo()
+    assert not (tmp_path / "out" / INDEX).exists()  # nobody takes it for a model
+    pruned, write = [], shards.write_shard
+    monkeypatch.setattr("wanda_nb.streaming.write_shard", lambda path, t: pruned.append(path.name) or write(path, t))
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, method)
+    assert len(pruned) == 3 - blocks and len(report.layers) == 21
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_done_again(source, tokens, tmp_path):
+    first = wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    before = contents(tmp_path / "out")
+    again = wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    assert again.written == 0 and again.layers.equals(first.layers)
+    assert contents(tmp_path / "out") == before
+
+
+def test_killed_ten_times_at_random(tmp_path):
+    """SIGKILL, ten times at random moments of one run; in a process of its own, whose children share its imports."""
+    script = Path(__file__).parent / "killed_at_random.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] == 10 and len(set(found["blocks finished at each kill"])) >= 3, found
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def change_tokens(source, how):
+    how["tokens"] = how["tokens"].clone()
+    how["tokens"][0, 0] += 1
+
+
+def change_method(source, how):
+    how["method"] = "ria"
+
+
+def change_sparsity(source, how):
+    how["sparsity"] = 0.6
+
+
+def change_checkpoint(source, how):
+    path = sorted(source.glob("*.safetensors"))[0]
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(change_tokens, "tokens"), (change_method, "plan"), (change_sparsity, "plan"), (change_checkpoint, "source")],
+)
+def test_a_changed_call_is_refused_not_mixed_in(change, named, source, tokens, tmp_path, monkeypatch):
+    stop_after(1, monkeypatch)
+    with pytest.raises(Killed):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    monkeypatch.undo()
+    before = contents(tmp_path / "out")
+    how = {"tokens": tokens}
+    change(source, how)
+    with pytest.raises(FileExistsError, match=f"as {named}.*another destination"):
+        wn.prune_checkpoint(source, tmp_path / "out", **how)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_score_of_your_own_is_known_by_its_code(source, tokens, tmp_path, monkeypatch):
+    def score(W, norm):
+        return W.abs() * norm
+
+    stop_after(1, monkeypatch)
+    with pytest.raises(Killed):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens, score)
+    monkeypatch.undo()
+
+    def score(W, norm):
+        return W.abs() + norm
+
+    with pytest.raises(FileExistsError, match="plan"):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens, score)
+
+
+# ---- faults, each refused by name, the source untouched
+
+
+def edit_index(source, edit):
+    index = json.loads((source / INDEX).read_text())
+    edit(index["weight_map"])
+    (source / INDEX).write_text(json.dumps(index))
+
+
+def cut_shard(source):
+    path = sorted(source.glob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def lose_shard(source):
+    sorted(source.glob("*.safetensors"))[1].unlink()
+
+
+def lose_index_entry(source):
+    edit_index(source, lambda names: names.pop("model.layers.1.mlp.up_proj.weight"))
+    rewrite(source, "model.layers.1.mlp.up_proj.weight", lambda tensor: None)
+
+
+def wrong_index_entry(source):
+    edit_index(source, lambda names: names.update({"model.layers.9.mlp.up_proj.weight": next(iter(names.values()))}))
+
+
+def broken_index(source):
+    (source / INDEX).write_text("{")
+
+
+def no_checkpoint(source):
+    for path in (*source.glob("*.safetensors"), source / INDEX):
+        path.unlink()
+
+
+def rewrite(source, name, edit):
+    for path in source.glob("*.safetensors"):
+        tensors = load_file(path)
+        if name in tensors:
+            tensors[name] = edit(tensors[name])
+            save_file({n: t for n, t in tensors.items() if t is not None}, path, metadata={"format": "pt"})
+
+
+def eight_bits(source):
+    rewrite(source, "model.layers.1.mlp.up_proj.weight", lambda tensor: tensor.to(torch.int8))
+
+
+def other_shape(source):
+    rewrite(source, "model.layers.1.mlp.up_proj.weight", lambda tensor: tensor[:5].clone())
+
+
+def not_finite(source):
+    def spoil(tensor):
+        tensor[3, 4] = float("nan")
+        return tensor
+
+    rewrite(source, "model.layers.1.mlp.up_proj.weight", spoil)
+
+
+def quantised(source):
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (source / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (cut_shard, ValueError, "is damaged or cut short .*fetch it again"),
+        (lose_shard, FileNotFoundError, "listed in .*is missing: fetch it again"),
+        (lose_index_entry, ValueError, r"layers.1.mlp.up_proj.weight \(block 1\) is in no shard"),
+        (wrong_index_entry, ValueError, "lists model.layers.9.*does not belong"),
+        (broken_index, ValueError, "index.json is damaged"),
+        (no_checkpoint, FileNotFoundError, "No safetensors checkpoint.*expected.*save_pretrained"),
+        (eight_bits, ValueError, "up_proj.weight is stored as I8: expected one of F16"),
+        (other_shape, ValueError, r"up_proj.weight is \(5, 32\), but by config.json"),
+        (quantised, ValueError, "is quantised: stream the unquantised"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_before_any_work(fault, kind, message, source, tokens, tmp_path):
+    fault(source)
+    with pytest.raises(kind, match=message):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(kind, match=message):
+        wn.estimate_checkpoint(source, tokens)
+
+
+def test_a_weight_that_is_not_finite_stops_at_its_block(source, tokens, tmp_path):
+    not_finite(source)
+    with pytest.raises(ValueError, match=r"layers.1.mlp.up_proj.weight in .* not finite.*damaged"):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(record["rows"]) == ["0"]  # finished before it, and kept
+
+
+def test_an_activation_that_is_not_finite_stops_at_its_block(tokens, tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(1e30)
+        model.model.layers[1].mlp.gate_proj.weight.mul_(1e30)
+    with pytest.raises(ValueError, match=r"mlp.down_proj in block 1 is not finite"):
+        wn.prune_checkpoint(saved(model, tmp_path / "source"), tmp_path / "out", tokens)
+    assert list(json.loads((tmp_path / "out" / "run.json").read_text())["rows"]) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"pattern": "2:5"}, "5"),
+        ({"method": "wanda2"}, "method='wanda2'"),
+        ({"tokens": torch.full((2, 8), 96)}, "the model knows 0 to 95"),
+        ({"tokens": None}, "tokens"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused_before_any_work(how, message, source, tokens, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        wn.prune_checkpoint(source, tmp_path / "out", **{"tokens": tokens, **how})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_source_is_never_the_destination(source, tokens):
+    with pytest.raises(ValueError, match="is the source"):
+        wn.prune_checkpoint(source, source.parent / "." / "source", tokens)
+
+
+def test_a_folder_with_other_things_is_left_alone(source, tokens, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="not empty"):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens)
+
+
+def test_too_little_space_is_seen_before_the_start(source, tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 10**3))
+    with pytest.raises(OSError, match=r"has .* free, but the pruned model takes"):
+        wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_destination_that_cannot_be_written(source, tokens, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError):
+        wn.prune_checkpoint(source, tmp_path / "file" / "out", tokens)
+
+
+QUOTA = """
+import resource, signal, sys, torch
+import wanda_nb as wn
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+wn.prune_checkpoint(sys.argv[1], sys.argv[2], torch.arange(3, 75).view(6, 12))
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no quota to set on this system")
+def test_a_full_disk_keeps_what_is_finished(tmp_path):
+    """A limit on the size of files, reached by the shard of block 1, which is the largest."""
+    model = tiny_model()
+    source = saved(model, tmp_path / "source")
+    limit = 35_000
+    rewrite(source, "model.layers.1.mlp.up_proj.weight", lambda tensor: tensor.double())  # one shard is larger
+    command = [sys.executable, "-c", QUOTA, source, tmp_path / "out", str(limit)]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode and "model-00003-of-00004.safetensors could not be written" in failed.stderr
+    assert "start the same command again" in failed.stderr
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "model-00002-of-00004.safetensors" in left and not any(name.endswith(".tmp") for name in left)
+    again = subprocess.run([*command[:-1], str(10**9)], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    tokens = torch.arange(3, 75).view(6, 12)
+    wn.prune_checkpoint(source, tmp_path / "whole", tokens)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+# ---- what it takes
+
+
+def test_the_estimate_counts_what_is_done(source, tokens, tmp_path):
+    found = wn.estimate_checkpoint(source, tokens)
+    linear = sum(W.weight.numel() for b in wn.decoder_blocks(tiny_model()) for W in wn.linear_layers(b).values())
+    passes = 2 - 1 / 3  # the last of three blocks runs once
+    assert found.flops == pytest.approx(2 * tokens.numel() * linear * passes)
+    assert found.hidden == tokens.numel() * 32 * 4
+    assert found.disk == sum(
+        tensor.nbytes for path in source.glob("*.safetensors") for tensor in load_file(path).values()
+    )
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    assert report.flops == found.flops and report.written == pytest.approx(found.disk, rel=0.1)
+    assert "minutes" in str(found) and "tokens/s" in report.timing()
+
+
+def test_no_weight_stays_after_its_block_is_done(source, tokens, tmp_path, monkeypatch):
+    """What makes it possible at all: never more than the visited blocks on anything but the meta device."""
+    seen = []
+    in_place = skeleton.Skeleton.in_place
+
+    def watched(self, module, tensors, device):
+        seen.append(sum(not p.is_meta for block in self.blocks for p in list(block.parameters())[:1]))
+        return in_place(self, module, tensors, device)
+
+    monkeypatch.setattr(skeleton.Skeleton, "in_place", watched)
+    wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    assert len(seen) >= 5 and max(seen) == 0

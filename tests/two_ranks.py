@@ -1,0 +1,44 @@
+"""Run by test_ranks under torchrun: what each rank sees and makes."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny import tiny_model
+
+import wanda_nb as wn
+from wanda_nb import pruning, streaming
+from wanda_nb.ranks import world
+
+what, folder = sys.argv[1], Path(sys.argv[2])
+torch.set_num_threads(1)
+PartialState(cpu=True)
+rank, ranks = world()
+tokens = torch.load(folder / "tokens.pt")
+seen = []
+
+
+def watched(model, tokens, *settings):
+    seen.append(len(tokens))
+    return first(model, tokens, *settings)
+
+
+first = pruning.first_hidden_states
+pruning.first_hidden_states = streaming.first_hidden_states = watched
+
+if what == "memory":
+    model = tiny_model()
+    wn.prune(model, tokens)
+    torch.save(model.state_dict(), folder / f"rank{rank}.pt")
+elif what == "disk":
+    wn.prune_checkpoint(folder / "source", folder / "out", tokens)
+elif what == "dies":
+    if rank == 1:
+        tokens[:] = 10**6  # another text than the first rank's, which no model knows
+    wn.prune_checkpoint(folder / "source", folder / "out", tokens)
+(folder / f"seen{rank}.json").write_text(json.dumps({"windows": seen[-1], "ranks": ranks}))
+torch.distributed.destroy_process_group()

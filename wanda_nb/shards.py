@@ -1,0 +1,162 @@
+"""A checkpoint on disk: a folder of safetensors shards, read tensor by tensor and written shard by shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".tmp"}
+# safetensors' names for what torch can compute a product with
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+
+
+class Shards:
+    """Which tensor lies in which file of a checkpoint folder, from the files' headers alone.
+
+    Raises FileNotFoundError where there is no safetensors checkpoint or a shard is missing, ValueError for a damaged
+    one: truncated, or with an index that names tensors its files do not hold.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.files: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kinds: dict[str, str] = {}
+        listed = self._listed()
+        for path in sorted(set(listed.values())):
+            self._read_header(path)
+        if lost := [f"{name} in {path.name}" for name, path in listed.items() if self.files.get(name) != path]:
+            raise ValueError(
+                f"{INDEX} lists {lost[0]}, which is not there ({len(lost)} such tensors). "
+                "The index does not belong to these shards: fetch the checkpoint again."
+            )
+
+    def _listed(self) -> dict[str, Path]:
+        index, single = self.folder / INDEX, self.folder / SINGLE
+        if index.is_file():
+            try:
+                names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{INDEX} is damaged ({error}): fetch the checkpoint again.") from error
+            return {name: self.folder / file for name, file in names.items()}
+        if single.is_file():
+            self._read_header(single)
+            return dict(self.files)
+        raise FileNotFoundError(
+            f"No safetensors checkpoint in {self.folder}: expected {INDEX} with its shards, or {SINGLE}. "
+            "Older formats: load the model once and model.save_pretrained(folder)."
+        )
+
+    def _read_header(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118, no mapping
+                    part = file.get_slice(name)
+                    self.files[name], self.kinds[name] = path, part.get_dtype()
+                    self.shapes[name] = tuple(part.get_shape())
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path.name}, listed in {INDEX}, is missing: fetch it again.") from error
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path.name} is damaged or cut short ({path.stat().st_size:,} bytes; {error}): fetch it again."
+            ) from error
+
+    def size(self, names: Iterable[str] | None = None) -> int:
+        """Bytes of so many tensors, by default all."""
+        widths = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+        wanted = self.files if names is None else names
+        return sum(torch.Size(self.shapes[name]).numel() * widths.get(self.kinds[name], 1) for name in wanted)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """So many tensors, by name."""
+        found, by_file = {}, {}
+        for name in names:
+            by_file.setdefault(self.files[name], []).append(name)
+        for path, inside in by_file.items():
+            found |= read_shard(path, inside)
+        return found
+
+    def others(self) -> list[Path]:
+        """What makes the folder a model besides weights: config, tokenizer, generation settings."""
+        skipped = {INDEX, "README.md"}
+        paths = (path for path in self.folder.iterdir() if path.is_file() and path.name not in skipped)
+        return sorted(path for path in paths if path.suffix not in WEIGHTS and not path.name.startswith("."))
+
+    def identity(self) -> dict[str, list[int]]:
+        """What tells this checkpoint from one that was changed: size and time of every file."""
+        paths = {*self.files.values(), *self.others()}
+        return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)}
+
+
+def read_shard(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """So many tensors of one shard, in memory of their own: the file is mapped, read and let go.
+
+    Raises ValueError, naming the tensor, for a value that is not finite.
+    """
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name).clone() for name in names}
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
+            raise ValueError(
+                f"{name} in {path.name} has values that are not finite: expected finite ones. "
+                "Is the checkpoint damaged? Blocks before it are finished and kept."
+            )
+    return found
+
+
+def write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> int:
+    """Write a shard so that it is there whole or not at all, whatever happens; returns its bytes."""
+    beside = path.with_suffix(".tmp")
+    try:
+        beside.touch()
+        mode = beside.stat().st_mode
+        save_file(tensors, beside, metadata={"format": "pt"})
+        os.chmod(beside, mode)  # as any new file; safetensors leaves it to the owner alone
+        return _settle(beside, path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(
+            f"{path.name} could not be written into {path.parent}: {error}. Shards finished before it are kept: make "
+            "room (or mend what is wrong) and start the same command again, and it goes on here."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is there whole or not at all."""
+    beside = path.with_suffix(path.suffix + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    _settle(beside, path)
+
+
+def write_index(folder: Path, shards: dict[str, list[str]], total: int) -> None:
+    """The index, which makes a checkpoint of the shards. shards: {file name: names of its tensors}."""
+    where = {name: file for file, names in shards.items() for name in names}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def copy_others(shards: Shards, folder: Path) -> None:
+    for path in shards.others():
+        shutil.copyfile(path, folder / path.name)
+
+
+def _settle(beside: Path, path: Path) -> int:
+    """Have a finished file's bytes on the disk, then give it its name, and have that on the disk."""
+    with open(beside, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    if os.name == "posix":
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    return path.stat().st_size

@@ -1,0 +1,140 @@
+"""A model whose weights stay on disk: its modules on the meta device, and what running it block by block will take."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .memory import activation_bytes
+from .models import decoder_blocks, linear_layers, weight_matrix
+from .progress import matmul_rate
+from .pruning import two_passes
+from .results import gib
+from .shards import FLOATS, Shards
+
+
+class Estimate(NamedTuple):
+    """What a run over a checkpoint will take."""
+
+    #: Bytes of memory at its peak, this process as it is included; of which hidden states.
+    memory: int
+    hidden: int
+    #: Bytes of new files.
+    disk: int
+    #: Floating-point operations of the linear layers in two passes, and seconds at this machine's measured rate.
+    flops: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"memory {gib(self.memory)} (hidden states {gib(self.hidden)}) · new files {gib(self.disk)} · "
+            f"{self.flops:.1e} floating-point operations, at least {self.seconds / 60:.1f} minutes here"
+        )
+
+
+class Skeleton:
+    """A checkpoint folder and its model, whose parameters are on the meta device until they are put in place.
+
+    Raises ValueError, from headers alone, for a checkpoint that does not fit its config.json, or is quantised.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None):
+        self.shards = Shards(folder)
+        config = AutoConfig.from_pretrained(folder)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(f"{folder} is quantised: stream the unquantised checkpoint, then quantise the result.")
+        stored = [FLOATS[kind] for kind in self.shards.kinds.values() if kind in FLOATS]
+        self.dtype = dtype or config.dtype or stored[0]
+        with init_empty_weights(include_buffers=False):
+            self.model = AutoModelForCausalLM.from_config(config, dtype=self.dtype).eval()
+        self.blocks = decoder_blocks(self.model)
+        where = {id(module): name + "." for name, module in self.model.named_modules()}
+        prefixes = [where[id(block)] for block in self.blocks]
+        spelt = self._spelling(prefixes[0] + next(iter(self.blocks[0].state_dict())))
+        #: For each block, {name inside it: name in the checkpoint}.
+        self.names = [
+            {name: spelt(prefix + name) for name in block.state_dict()}
+            for prefix, block in zip(prefixes, self.blocks, strict=True)
+        ]
+        inside = {name for names in self.names for name in names.values()}
+        #: Names in the checkpoint of all that lies outside the blocks.
+        self.rest = [name for name in self.shards.files if name not in inside]
+        base = where.get(id(self.model.base_model), "").removesuffix(".")
+        #: What has to be there for the first hidden states: {name in the model: name in the checkpoint}.
+        self.first = {
+            name: spelt(name)
+            for name in self.model.state_dict()
+            if name.startswith(base) and not name.startswith(tuple(prefixes)) and spelt(name) in self.shards.files
+        }
+        self._check()
+
+    def _spelling(self, example: str):
+        """How the checkpoint spells the model's names: alike, or with less or more of the base model's prefix."""
+        base = self.model.base_model_prefix + "."
+        for spelt in (lambda name: name, lambda name: name.removeprefix(base), lambda name: base + name):
+            if spelt(example) in self.shards.files:
+                return spelt
+        return lambda name: name
+
+    def _check(self) -> None:
+        for index, (block, names) in enumerate(zip(self.blocks, self.names, strict=True)):
+            layers, own = linear_layers(block), block.state_dict()
+            for name, stored in names.items():
+                if stored not in self.shards.files:
+                    raise ValueError(
+                        f"{stored} (block {index}) is in no shard: expected all tensors of the model in config.json. "
+                        "Is the download complete? If its names are of an older fashion, load the model once and "
+                        "model.save_pretrained(folder)."
+                    )
+                shape, kind = self.shards.shapes[stored], self.shards.kinds[stored]
+                if shape != tuple(own[name].shape):
+                    raise ValueError(
+                        f"{stored} is {shape}, but by config.json it should be {tuple(own[name].shape)}: the shards "
+                        "belong to another model."
+                    )
+                if name.removesuffix(".weight") in layers and kind not in FLOATS:
+                    raise ValueError(
+                        f"{stored} is stored as {kind}: expected one of {', '.join(FLOATS)}. "
+                        "Stream the unquantised checkpoint, then quantise the result."
+                    )
+
+    def cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the checkpoint in the dtype that is computed in."""
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    @contextmanager
+    def in_place(self, module, tensors: dict[str, torch.Tensor], device):
+        """Give a module's parameters their values for a while, in the dtype that is computed in."""
+        for name, tensor in tensors.items():
+            set_module_tensor_to_device(module, name, device, value=self.cast(tensor))
+        try:
+            yield
+        finally:
+            for name in tensors:
+                set_module_tensor_to_device(module, name, "meta")
+
+    def estimate(self, tokens: torch.Tensor | None, plan, batch_size: int | None, device) -> Estimate:
+        """What pruning by the plan will take, with so many windows at a time."""
+        block = max(self.shards.size(names.values()) for names in self.names)
+        layers = [weight_matrix(layer) for layer in linear_layers(self.blocks[0]).values()]
+        select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
+        if plan.update:
+            select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
+        flops = hidden = compute = 0
+        if plan.statistic:
+            hidden = tokens.numel() * self.model.config.get_text_config().hidden_size * self.dtype.itemsize
+            compute = batch_size * tokens.shape[1] * activation_bytes(self.blocks[0])
+            flops = two_passes(self.blocks, tokens)
+        # The block at hand and the last one, being written; of the next one two copies, while its file is read.
+        running = hidden + max(4 * block + compute, 3 * block + select)
+        starting = hidden + 2 * self.shards.size(self.rest)
+        memory = psutil.Process().memory_info().rss + max(running, starting)
+        seconds = flops / matmul_rate(device, self.dtype) if flops else 0.0
+        return Estimate(memory, hidden, self.shards.size(), flops, seconds)
