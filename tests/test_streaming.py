@@ -210,6 +210,21 @@ def test_a_finished_run_is_not_done_again(source, tokens, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
+def test_a_pruned_checkpoint_is_a_checkpoint(source, tokens, tmp_path):
+    """Pruned further, and started again: its own record is not taken for that of the run that made its source."""
+    wn.prune_checkpoint(source, tmp_path / "half", tokens)
+    wn.prune_checkpoint(tmp_path / "half", tmp_path / "more", tokens, sparsity=0.75)
+    again = wn.prune_checkpoint(tmp_path / "half", tmp_path / "more", tokens, sparsity=0.75)
+    assert again.written == 0 and wn.sparsity(load(tmp_path / "more")) == pytest.approx(0.75, abs=0.02)
+
+
+def test_killed_before_the_first_word(source, tokens, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json.tmp").write_text('{"asked":')
+    wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
 def test_killed_ten_times_at_random(tmp_path):
     """SIGKILL, ten times at random moments of one run; in a process of its own, whose children share its imports."""
     script = Path(__file__).parent / "killed_at_random.py"
@@ -479,3 +494,22 @@ def test_no_weight_stays_after_its_block_is_done(source, tokens, tmp_path, monke
     monkeypatch.setattr(skeleton.Skeleton, "in_place", watched)
     wn.prune_checkpoint(source, tmp_path / "out", tokens)
     assert len(seen) >= 5 and max(seen) == 0
+
+
+def test_the_benchmark_runs_on_a_tiny_shape(tmp_path):
+    """data/benchmark.py: build, run, a record with all that is needed to run it again."""
+    script = Path(__file__).parent.parent / "data" / "benchmark.py"
+    folder, record = tmp_path / "tiny", tmp_path / "speed.json"
+    for words in (
+        ["build", folder, "--shape", "tiny"],
+        ["run", folder, "--samples", "2", "--length", "16", "--device", "cpu"],
+    ):
+        words += ["--results", record] * (words[0] == "run")
+        done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = json.loads(record.read_text())
+    assert [row["pattern"] for row in found["rows"]] == ["50%", "2:4"] and found["samples"] == 2
+    assert all(
+        row["ours"]["zeros"] == pytest.approx(0.5, abs=0.01) and row["ours"]["seconds"] > 0 for row in found["rows"]
+    )
+    assert "peak memory" in done.stdout and not list(tmp_path.glob("tiny-pruned"))

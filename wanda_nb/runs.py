@@ -11,10 +11,8 @@ import torch
 
 from .ranks import from_first_rank, world
 from .results import Report, gib
-from .shards import INDEX, copy_others, write_index, write_text
+from .shards import INDEX, RECORD, copy_others, write_index, write_text
 from .sharing import write_card
-
-RECORD = "run.json"
 
 
 class Run:
@@ -33,7 +31,7 @@ class Run:
     def _found(self) -> dict:
         path = self.folder / RECORD
         if not path.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and set(self.folder.iterdir()) - self._halves():
                 raise FileExistsError(f"{self.folder} is not empty: choose another destination, or clear it.")
             return {}
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -45,6 +43,10 @@ class Run:
             )
         return record
 
+    def _halves(self) -> set[Path]:
+        """Files that a killed run did not finish."""
+        return {*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")}
+
     def shard(self, index: int | None) -> str:
         """The file of a block, or of all that lies outside the blocks."""
         number = 1 if index is None else index + 2
@@ -55,8 +57,8 @@ class Run:
         self.batch_size = batch_size
         if world()[0] > 0:
             return
-        for left in (*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")):  # half a file, of a run that was killed
-            left.unlink()
+        for half in self._halves():
+            half.unlink()
         if self.rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+RECORD = "run.json"  # of a run that wrote the folder, see runs.py
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".tmp"}
 # safetensors' names for what torch can compute a product with
@@ -86,7 +87,7 @@ class Shards:
 
     def others(self) -> list[Path]:
         """What makes the folder a model besides weights: config, tokenizer, generation settings."""
-        skipped = {INDEX, "README.md"}
+        skipped = {INDEX, RECORD, "README.md", "pruning.json"}  # written anew
         paths = (path for path in self.folder.iterdir() if path.is_file() and path.name not in skipped)
         return sorted(path for path in paths if path.suffix not in WEIGHTS and not path.name.startswith("."))
 
