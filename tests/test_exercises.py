@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = ROOT / "notebooks" / "README.md"
 
 
@@ -115,7 +116,9 @@ def test_tasks_say_points_and_minutes_and_the_guide_adds_them_up():
             row = re.search(rf"^\| *\[?{path.name[:2]}\b.*$", guide, re.M)[0]
             cells = [cell.strip() for cell in row.split("|")]
             assert str(len(marks)) in cells and str(sum(marks.values())) in cells, row
-    assert f"{total} points" in guide and f"{total} points" in (ROOT / "README.md").read_text(encoding="utf-8")
+            row = re.search(rf"^\| \[{path.name[:2]} .*$", README, re.M)[0]
+            assert [cell.strip() for cell in row.split("|")][4] == str(sum(marks.values())), row
+    assert f"{total} points" in guide and f"{total} points" in README
 
 
 @pytest.mark.parametrize("name", EXERCISES)

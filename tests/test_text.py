@@ -1,6 +1,8 @@
 """Windows of text: shapes, seeds, sources, and too little of it."""
 
+import gzip
 import json
+import random
 
 import pytest
 import torch
@@ -99,3 +101,52 @@ def test_the_hub_out_of_reach_says_what_else_there_is(monkeypatch):
     for source in ("hub:c4", "hub:wikitext2"):
         with pytest.raises(OSError, match=r"could not be read from the hub.*use source='c4'"):
             wn.documents(source)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A stand-in for a C4 shard: gzipped lines of JSON, most of them too short."""
+    draw = random.Random(5)
+    rows = [{"text": "".join(draw.choices(ALPHABET, k=draw.randint(1, 60))), "url": str(n)} for n in range(40)]
+    path = tmp_path / "c4-train.json.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path, [row["text"] for row in rows]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_the_published_draw_is_the_published_codes(seed, shard):
+    """Its loop as it stands, with the global generator that it seeds."""
+    path, texts = shard
+    random.seed(seed)
+    expected = []
+    for _ in range(9):
+        while True:
+            text = texts[random.randint(0, len(texts) - 1)]
+            if len(text) > 40:
+                break
+        start = random.randint(0, len(text) - 40 - 1)
+        expected.append(text[start : start + 40])
+    assert read(wn.published_windows(Letters(), path, samples=9, length=40, seed=seed)) == expected
+
+
+def test_the_published_draw_reads_only_what_it_draws(shard):
+    path, texts = shard
+    seen = []
+
+    class Watched(Letters):
+        def __call__(self, asked, verbose=True):
+            seen.extend(asked)
+            return super().__call__(asked, verbose)
+
+    wn.published_windows(Watched(), path, samples=1, length=40, seed=0)
+    assert len(seen) < len(texts) / 2
+
+
+def test_the_published_draw_ends_where_no_document_is_long_enough(shard):
+    with pytest.raises(ValueError, match=r"Too little text: .* longer than 99 tokens.*shorter windows"):
+        wn.published_windows(Letters(), shard[0], samples=2, length=99)
+
+
+def test_gzipped_text_is_text(shard):
+    assert wn.documents(shard[0]) == shard[1]

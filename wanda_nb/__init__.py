@@ -14,7 +14,7 @@ from .scores import magnitude_score, ria_score, wanda_score
 from .sharing import load_compressed, save_compressed, save_pruned
 from .sparsegpt import inverse_factor, obs_prune
 from .streaming import estimate_checkpoint, prune_checkpoint
-from .text import calibration_tokens, documents, evaluation_tokens, training_tokens
+from .text import calibration_tokens, documents, evaluation_tokens, published_windows, training_tokens
 from .uncertainty import mean_interval, paired_difference, perplexity_interval
 
 try:
@@ -53,6 +53,7 @@ __all__ = [
     "prune",
     "prune_checkpoint",
     "prune_mask",
+    "published_windows",
     "recover",
     "ria_score",
     "save_compressed",

@@ -17,13 +17,14 @@ from . import assets
 
 # How many documents of the hub's C4 to look at: the published code reads its first shard, these are its head.
 HUB_C4_DOCUMENTS = 20_000
+C4_SHARD = {"train": "en/c4-train.00000-of-01024.json.gz"}
 
 
 def documents(source) -> list[str]:
     """The texts that a source names, in a fixed order.
 
     source: ``"c4"`` or ``"wikipedia"`` (pinned, no hub needed), ``"hub:c4"`` or ``"hub:wikitext2"``,
-    the path of a .txt, .jsonl or .parquet file (one document a file, or a row with a ``text``
+    the path of a .txt, .jsonl, .json.gz or .parquet file (one document a file, or a row with a ``text``
     column), or a list of strings. Raises ValueError for anything else.
     """
     if isinstance(source, (list, tuple)):
@@ -33,16 +34,7 @@ def documents(source) -> list[str]:
     path = Path(source)
     if path.suffix == ".txt" and path.is_file():
         return [path.read_text(encoding="utf-8")]
-    kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-    if path.suffix in kinds and path.is_file():
-        import datasets
-
-        rows = datasets.load_dataset(kinds[path.suffix], data_files=os.fspath(path), split="train")
-        return list(rows["text"])
-    raise ValueError(
-        f"No text source {str(source)!r}: expected one of {', '.join(_SOURCES)}, "
-        "the path of an existing .txt, .jsonl or .parquet file, or a list of strings."
-    )
+    return list(_local_rows(path)["text"])
 
 
 def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 256, seed: int = 0):
@@ -64,6 +56,32 @@ def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 
         starts = [draw.randrange(len(row) - length) for row in long[:samples]]
         return torch.tensor([row[start : start + length] for row, start in zip(long, starts, strict=False)])
     return _consecutive(_joined(tokenizer, ids), length, samples, source)
+
+
+def published_windows(tokenizer, source="hub:c4", samples: int = 128, length: int = 2048, seed: int = 0):
+    """The windows that the published code draws with this seed and tokenizer, LongTensor (samples, length).
+
+    Documents are drawn at random, as often as it takes to find one longer than the window, then a window in it; a
+    document may serve twice. source: ``"hub:c4"``, of which the one shard is read that the published code reads; or the
+    path of another shard (.json, .jsonl, also .gz; .parquet). Only drawn documents are tokenised, none are held.
+    Raises ValueError if no document is long enough.
+    Introduced in notebook 09; section 4 of the paper.
+    """
+    _positive(samples=samples, length=length)
+    rows = _hub_rows("allenai/c4", data_files=C4_SHARD, split="train") if source == "hub:c4" else _local_rows(source)
+    draw, windows, ids, tries = random.Random(seed), [], [], 0
+    while len(windows) < samples:
+        ids = _tokenise(tokenizer, [rows[draw.randint(0, len(rows) - 1)]["text"]])[0]
+        tries += 1
+        if len(ids) > length:
+            start = draw.randint(0, len(ids) - length - 1)
+            windows.append(ids[start : start + length])
+        elif tries > 100 * (len(windows) + 1) + 20 * len(rows):
+            raise ValueError(
+                f"Too little text: {tries} draws from the {len(rows)} documents of {str(source)!r} gave {len(windows)} "
+                f"longer than {length} tokens, {samples} asked. Ask for shorter windows, or give another shard."
+            )
+    return torch.tensor(windows)
 
 
 def training_tokens(tokenizer, source="c4", windows: int | None = None, length: int = 1024, seed: int = 0):
@@ -160,13 +178,27 @@ def _wikipedia() -> list[str]:
     return [article.strip() for article in articles if len(article) > 200]  # many are a bare title
 
 
-def _hub(repository: str, first: int | None = None, **where) -> list[str]:
-    """The ``text`` column of a dataset on the hub, or of its first so many rows, read no further than needed."""
+def _local_rows(path):
+    """The rows of a file of texts, on disk until they are asked for."""
+    path = Path(path)
+    kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+    kind = kinds.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
+    if kind is None or not path.is_file():
+        raise ValueError(
+            f"No text source {str(path)!r}: expected one of {', '.join(_SOURCES)}, "
+            "the path of an existing .txt, .jsonl, .json.gz or .parquet file, or a list of strings."
+        )
+    import datasets
+
+    return datasets.load_dataset(kind, data_files=os.fspath(path), split="train")
+
+
+def _hub_rows(repository: str, **where):
+    """A dataset on the hub."""
     import datasets
 
     try:
-        rows = datasets.load_dataset(repository, streaming=first is not None, **where)
-        return [row["text"] for row in (rows if first is None else rows.take(first))]
+        return datasets.load_dataset(repository, **where)
     except OSError as error:
         raise assets.DownloadError(
             f"{repository} could not be read from the hub: {str(error).splitlines()[0]}. "
@@ -175,12 +207,12 @@ def _hub(repository: str, first: int | None = None, **where) -> list[str]:
 
 
 def _hub_c4() -> list[str]:
-    shard = {"train": "en/c4-train.00000-of-01024.json.gz"}
-    return _hub("allenai/c4", first=HUB_C4_DOCUMENTS, data_files=shard, split="train")
+    rows = _hub_rows("allenai/c4", data_files=C4_SHARD, split="train", streaming=True)
+    return [row["text"] for row in rows.take(HUB_C4_DOCUMENTS)]
 
 
 def _hub_wikitext2() -> list[str]:
-    return _hub("Salesforce/wikitext", name="wikitext-2-raw-v1", split="test")
+    return list(_hub_rows("Salesforce/wikitext", name="wikitext-2-raw-v1", split="test")["text"])
 
 
 _SOURCES = {"c4": _c4, "wikipedia": _wikipedia, "hub:c4": _hub_c4, "hub:wikitext2": _hub_wikitext2}
