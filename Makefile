@@ -6,7 +6,7 @@ BIN := .venv/Scripts
 endif
 DONE := .venv/installed
 
-.PHONY: demo test lab notebooks
+.PHONY: demo test lab notebooks site
 
 demo: $(DONE)  ## prune a real model twice and print how it fares
 	$(BIN)/python notebooks/run.py 00
@@ -22,6 +22,14 @@ lab: $(DONE)  ## open the notebooks
 
 notebooks: $(DONE)  ## run all notebooks again and store their outputs
 	$(BIN)/python notebooks/run.py --inplace 0
+
+SITE := build/site
+site:  ## the notebooks as HTML with navigation and search: build/site/_build/html
+	$(PYTHON) -m venv build/site-venv
+	build/site-venv/$(notdir $(BIN))/python -m pip install --quiet --disable-pip-version-check jupyter-book==1.0.4.post1
+	rm -rf $(SITE) && mkdir -p $(SITE)
+	cp -r *.md LICENSE CITATION.cff notebooks data site/*.yml $(SITE)
+	build/site-venv/$(notdir $(BIN))/jupyter-book build -W --keep-going $(SITE)
 
 $(DONE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

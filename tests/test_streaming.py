@@ -479,7 +479,7 @@ def test_the_estimate_counts_what_is_done(source, tokens, tmp_path):
     )
     report = wn.prune_checkpoint(source, tmp_path / "out", tokens)
     assert report.flops == found.flops and report.written == pytest.approx(found.disk, rel=0.1)
-    assert "minutes" in str(found) and "tokens/s" in report.timing()
+    assert "at least" in str(found) and "tokens/s" in report.timing()
 
 
 def test_no_weight_stays_after_its_block_is_done(source, tokens, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import wanda_nb as wn
 
 from .methods import METHODS, UPDATES
 from .models import model_folder, native_dtype
-from .progress import matmul_rate
+from .progress import duration, matmul_rate
 from .ranks import world
 from .results import gib, provenance
 from .skeleton import Skeleton
@@ -224,10 +224,10 @@ def _estimate(folder: Path, tokens: torch.Tensor, device, dtype: torch.dtype, pa
     """Memory and time of reading tokens so many times with so many copies of the weights."""
     numbers = sum(torch.Size(shape).numel() for shape in Skeleton(folder).shards.shapes.values())
     flops = 2.0 * numbers * tokens.numel() * passes
-    minutes = flops / matmul_rate(device, dtype) / 60
+    floor = duration(flops / matmul_rate(device, dtype))
     return (
         f"weights {gib(weights * numbers * dtype.itemsize)} of memory and activations on top · "
-        f"{tokens.numel():,} tokens, {flops:.1e} floating-point operations, at least {minutes:.1f} minutes here"
+        f"{tokens.numel():,} tokens, {flops:.1e} floating-point operations, at least {floor} here"
     )
 
 

@@ -16,6 +16,11 @@ def progress_bar(silent: bool = False, **settings) -> tqdm:
     return tqdm(leave=False, disable=silent or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"), **settings)
 
 
+def duration(seconds: float) -> str:
+    """Seconds, for people."""
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 class Clock:
     """Seconds by phase: ``with clock("capture"): …``. seconds: of an earlier part of the same run."""
 

@@ -15,7 +15,7 @@ from .masks import check_width
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import make_plan
 from .models import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
-from .progress import Clock, matmul_rate, progress_bar
+from .progress import Clock, duration, matmul_rate, progress_bar
 from .ranks import my_share, world
 from .results import Report
 from .text import check_tokens
@@ -76,7 +76,7 @@ def prune(
         if plan.statistic:
             with clock("prepare"):
                 seconds = _rehearse(model, blocks, tokens, attention_mask, device)
-                bar.set_description(f"prune ({plan.name}), about {_words(2 * seconds * len(tokens))}")
+                bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
         rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
     return Report(
@@ -216,7 +216,3 @@ def check_widths(blocks, plan) -> None:
 
 def _device(block: nn.Module) -> torch.device:
     return next(block.parameters()).device
-
-
-def _words(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from .memory import activation_bytes
 from .models import decoder_blocks, linear_layers, weight_matrix
-from .progress import matmul_rate
+from .progress import duration, matmul_rate
 from .pruning import two_passes
 from .results import gib
 from .shards import FLOATS, Shards
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return (
             f"memory {gib(self.memory)} (hidden states {gib(self.hidden)}) · new files {gib(self.disk)} · "
-            f"{self.flops:.1e} floating-point operations, at least {self.seconds / 60:.1f} minutes here"
+            f"{self.flops:.1e} floating-point operations, at least {duration(self.seconds)} here"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from .capture import first_hidden_states
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import Plan, make_plan
-from .progress import Clock, progress_bar
+from .progress import Clock, duration, progress_bar
 from .pruning import block_loop, check_widths
 from .ranks import my_share, world
 from .results import Report, gib, provenance
@@ -77,7 +77,7 @@ def prune_checkpoint(
     estimate = skeleton.estimate(tokens, plan, batch_size, device)
     run.begin(estimate, batch_size)
     clock = Clock(device, run.seconds)
-    what = f"prune ({plan.name}), {gib(estimate.memory)}, at least {estimate.seconds / 60:.0f} min"
+    what = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
     bar = progress_bar(total=len(skeleton.blocks), desc=what, unit="block", silent=world()[0] > 0)
     place = _OnDisk(skeleton, run, device, clock, plan.statistic is not None)
     with torch.no_grad(), PeakMemory(device) as memory, place, bar:

@@ -145,7 +145,7 @@ class Data(LoRA):
 
 class OneWindow(LoRA):  # (tokens, in) only
     def forward(self, X):
-        return self.base(X) + self.factor * (self.B @ self.A @ X.T).T
+        return self.base(X) + self.factor * (self.B @ self.A @ X.transpose(0, 1)).transpose(0, 1)
 
 
 def by_where(W, A, B, scaling):

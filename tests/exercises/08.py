@@ -136,9 +136,8 @@ def only_one_side(a, b):
 
 
 def deviations(a, b):
-    if a.mean() + a.std() < b.mean() - b.std():
-        return -1
-    return 1 if b.mean() + b.std() < a.mean() - a.std() else 0
+    (a, s), (b, t) = ((x.mean(), x.std(correction=min(1, len(x) - 1))) for x in (a, b))
+    return -1 if a + s < b - t else int(b + t < a - s)
 
 
 EXERCISES = {
