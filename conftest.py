@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-for bars in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+for bars in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
     os.environ.setdefault(bars, "1")  # the kernels inherit it: no progress bars among the outputs
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

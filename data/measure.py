@@ -1,17 +1,17 @@
 """Measure what the README shows and notebooks plot without recomputing.
 
-python data/measure.py quickstart      about 10 minutes on two CPU cores
-python data/measure.py sparsity        about 10: perplexity against sparsity, three methods, three draws
-python data/measure.py calibration     about 10: how many samples, of which text, drawn with which seed
-python data/measure.py groups          about 5: score × comparison group, three draws
-python data/measure.py intervals       about 12: perplexity against sparsity, with the loss of every window
-python data/measure.py zero_shot       about 30: seven tasks; dense, magnitude and Wanda at 50%
-python data/measure.py recovery        about 20: LoRA and masked training after Wanda, and a dense control
-python data/measure.py wikitext FILE   about 130: WikiText-2, windows of 2048, three methods and patterns
+python data/measure.py sparsity        perplexity against sparsity, three methods, three draws: 10 minutes on two cores
+python data/measure.py calibration     how many samples, of which text, drawn with which seed: 10 minutes
+python data/measure.py groups          score × comparison group, three draws: 5 minutes
+python data/measure.py intervals       perplexity against sparsity, with the loss of every window: 12 minutes
+python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda at 50%: 30 minutes
+python data/measure.py recovery        LoRA and masked training after Wanda, and a dense control: 20 minutes
+python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns: 100 minutes
+python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
-Writes data/results/NAME.json, which holds all that is needed to run it again; quickstart also draws NAME.png. The last
-four write after every row, and go on where they were stopped. FILE: WikiText-2 raw test as .jsonl or .parquet with a
-row a line of the text, or hub:wikitext2.
+Writes data/results/NAME.json, which holds all that is needed to run it again. Those by row (intervals, zero_shot,
+recovery, wikitext) write after each, and go on where they were stopped. FILE: WikiText-2 raw test as .jsonl or .parquet
+with a row a line of the text, or hub:wikitext2.
 """
 
 import argparse
@@ -29,38 +29,6 @@ from wanda_nb import plots
 from wanda_nb.results import provenance
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def quickstart() -> dict:
-    """The comparison of notebook 00 on more text, for the README's figure."""
-    calibration = {"source": "c4", "samples": 64, "length": 256, "seed": 0}
-    evaluation = {"source": "wikipedia", "length": 512, "windows": 64}
-    model, tokenizer = wn.load_model()
-    tokens = wn.calibration_tokens(tokenizer, **calibration)
-    heldout = wn.evaluation_tokens(tokenizer, **evaluation)
-    runs = {
-        "dense": None,
-        "magnitude 50%": {"method": "magnitude", "sparsity": 0.5},
-        "wanda 50%": {"method": "wanda", "sparsity": 0.5},
-        "wanda 2:4": {"method": "wanda", "pattern": "2:4"},
-    }
-    rows = []
-    for name, settings in runs.items():
-        pruned = copy.deepcopy(model)
-        if settings:
-            wn.prune(pruned, tokens, **settings)
-        rows.append(
-            {
-                "model": name,
-                "settings": settings,
-                "perplexity": round(wn.perplexity(pruned, heldout), 2),
-                "sparsity": round(wn.sparsity(pruned), 4),
-            }
-        )
-        print(rows[-1])
-    table = pd.DataFrame(rows)
-    plots.perplexity_bars(table).savefig(RESULTS / "quickstart.png", dpi=150)
-    return {"calibration": calibration, "evaluation": evaluation, "rows": rows, **provenance(model)}
 
 
 def one_run(model, heldout, tokens, **how) -> dict:
@@ -266,6 +234,32 @@ def wikitext(source: str):
     yield from rows_of("wikitext", {"calibration": calibration, "evaluation": evaluation, **versions(model)}, plans)
 
 
+def for_readme(record: dict) -> str:
+    """WikiText-2 as the README's table: perplexity and its interval, by method and pattern."""
+    cells = {}
+    for row in record["rows"]:
+        found = wn.perplexity_interval(row["losses"])
+        cells[row["method"], row["pattern"]] = f"{found.value:,.1f} ({found.low:,.1f}–{found.high:,.1f})"
+    lines = [f"| dense: {cells[None, None]} | 50% | 4:8 | 2:4 |", "|---|---|---|---|"]
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        lines.append(f"| {method} | " + " | ".join(cells.get((method, p), "") for p in (None, "4:8", "2:4")) + " |")
+    return "\n".join(lines)
+
+
+def figures() -> None:
+    """The README's pictures, from what is measured."""
+    drawn = {"intervals": plots.perplexity_intervals, "wikitext": plots.pattern_perplexities}
+    for name, draw in drawn.items():
+        rows = {row["row"]: row for row in wn.measured(name)["rows"]}
+        dense = wn.perplexity_interval(rows.pop("dense")["losses"])
+        table = [
+            {**row, "pattern": row.get("pattern") or "50%", **wn.perplexity_interval(row["losses"])._asdict()}
+            for row in rows.values()
+        ]
+        draw(pd.DataFrame(table), dense).savefig(RESULTS / f"{name}.png", dpi=150)
+    print(for_readme(wn.measured("wikitext")))
+
+
 def versions(model) -> dict:
     """Provenance without the date: a run may go on tomorrow, but not with other versions."""
     return {key: value for key, value in provenance(model).items() if key != "date"}
@@ -273,13 +267,15 @@ def versions(model) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    whole = {"quickstart": quickstart, "sparsity": sparsity, "calibration": calibration, "groups": groups}
+    whole = {"sparsity": sparsity, "calibration": calibration, "groups": groups}
     by_row = {"intervals": intervals, "zero_shot": zero_shot, "recovery": recovery, "wikitext": wikitext}
-    parser.add_argument("name", choices=[*whole, *by_row])
+    parser.add_argument("name", choices=[*whole, *by_row, "figures"])
     parser.add_argument("source", nargs="*", metavar="FILE", help="for wikitext: where the text is")
     asked = parser.parse_args()
     plots.style()
     RESULTS.mkdir(exist_ok=True)
+    if asked.name == "figures":
+        return figures()
     command, path = f"python data/measure.py {asked.name}", RESULTS / f"{asked.name}.json"
     start = time.perf_counter()
     if asked.name in whole:

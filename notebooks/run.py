@@ -50,7 +50,11 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="+", help="how the names begin, such as 00")
     parser.add_argument("--inplace", action="store_true", help="store the outputs in the notebooks themselves")
     arguments = parser.parse_args()
-    for bars in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # stored outputs hold none
+    for bars in (
+        "TQDM_DISABLE",
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS",
+    ):  # stored outputs hold none
         os.environ.setdefault(bars, "1")
     paths = [path for name in arguments.notebooks for path in sorted(HERE.glob(f"{name}*.ipynb"))]
     if not paths:

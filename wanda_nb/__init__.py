@@ -9,7 +9,7 @@ from .masks import nm_mask, prune_mask
 from .models import decoder_blocks, linear_layers, load_model, model_folder, sparsity, weight_matrix
 from .pruning import prune
 from .recovery import Recovery, merge_lora, recover
-from .results import Report, measured
+from .results import Report, measured, published
 from .scores import magnitude_score, ria_score, wanda_score
 from .sharing import load_compressed, save_compressed, save_pruned
 from .sparsegpt import inverse_factor, obs_prune
@@ -53,6 +53,7 @@ __all__ = [
     "prune",
     "prune_checkpoint",
     "prune_mask",
+    "published",
     "published_windows",
     "recover",
     "ria_score",

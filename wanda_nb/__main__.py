@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--pattern", help="N:M, such as 2:4: keep 2 of every 4 weights along the input")
     one.add_argument("--group", help="output, input or layer: which weights are compared; as published if left out")
     one.add_argument("--update", choices=UPDATES[1:], help="move the kept weights to make up for the removed ones")
-    one.add_argument("--text", default="c4", help=TEXT)
+    one.add_argument(
+        "--text", default="c4", help=f"{TEXT}; or published: of the hub's C4, what the published code draws"
+    )
     one.add_argument("--samples", type=int, default=128, help="calibration windows, as published")
     one.add_argument(
         "--length", type=int, help="tokens in each window; if left out 2048, or as many as the model reads"
@@ -126,9 +128,12 @@ def prune(asked, device, dtype) -> None:
     start = time.perf_counter()
     calibration = {"source": asked.text, "samples": asked.samples, "length": asked.length, "seed": asked.seed}
     if asked.length is None:
-        calibration["length"] = min(2048, Skeleton(folder).model.config.max_position_embeddings)
+        calibration["length"] = min(2048, getattr(Skeleton(folder).model.config, "max_position_embeddings", 2048))
     reads = METHODS[asked.method].reads_inputs or asked.update
-    tokens = wn.calibration_tokens(tokenizer, **calibration) if reads else None
+    draw = wn.calibration_tokens
+    if asked.text == "published":
+        draw, calibration["source"] = wn.published_windows, "hub:c4"
+    tokens = draw(tokenizer, **calibration) if reads else None
     tokenised = time.perf_counter() - start
     how = {"method": asked.method, "sparsity": asked.sparsity, "pattern": asked.pattern, "group": asked.group}
     how |= {"update": asked.update, "device": device, "batch_size": asked.batch_size, "dtype": dtype}

@@ -9,6 +9,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import metadata, version
+from io import StringIO
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -121,15 +122,30 @@ def measured(name: str) -> dict:
     From the repository where the package lies in one, else from its home on the web. Raises OSError, saying what to do,
     where neither is to be had. Introduced in notebook 03, "A 7B model in little memory".
     """
-    path = f"data/results/{name}.json"
+    return json.loads(_recorded(f"data/results/{name}.json"))
+
+
+def published(name: str) -> pd.DataFrame:
+    """A table in data/paper of numbers that others published; each row names its source and how sure we are of it.
+
+    grade: A, the authors' own words or repository; B, another research repository; C, secondary notes. What is not
+    known is missing. From where ``measured`` finds its records, and with its error.
+    Introduced in notebook 09, "What was published".
+    """
+    counts = {"context": "Int64", "samples": "Int64"}
+    return pd.read_csv(StringIO(_recorded(f"data/paper/{name}.csv")), dtype=counts)
+
+
+def _recorded(path: str) -> str:
+    """The text of a file of the repository, from beside the package or from the web."""
     local = Path(__file__).parents[1] / path
     if local.is_file():
-        return json.loads(local.read_text(encoding="utf-8"))
+        return local.read_text(encoding="utf-8")
     urls = dict(entry.split(", ", 1) for entry in metadata("wanda-nb").get_all("Project-URL"))
     address = urls["Repository"].replace("github.com", "raw.githubusercontent.com") + f"/main/{path}"
     try:
         with urlopen(address) as answer:
-            return json.load(answer)
+            return answer.read().decode("utf-8")
     except OSError as error:
         raise OSError(
             f"{path} is neither beside the package nor to be had from {address} ({error}). "

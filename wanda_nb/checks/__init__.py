@@ -4,6 +4,7 @@ from .ablations import clear_winner, my_score
 from .activations import masked_norm, outliers, streaming_norm
 from .evaluation import bootstrap, perplexity_from_logits, unfair
 from .loop import prune_blocks, two_pass_seconds, visited_gpu_bytes
+from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share, merge_under_mask
 from .scores import disagree, my_wanda_score, row_mask
@@ -26,7 +27,9 @@ __all__ = [
     "outliers",
     "perplexity_from_logits",
     "prune_blocks",
+    "published_starts",
     "removal_cost",
+    "reproduced",
     "row_mask",
     "streaming_norm",
     "two_four_bytes",

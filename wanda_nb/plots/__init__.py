@@ -5,6 +5,7 @@ from .activations import channel_norms, loudness_by_depth, massive_activations, 
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .look import COLORS, KEPT, REMOVED, style
 from .loop import block_loop, input_drift, mask_changes, paired_losses, phase_seconds
+from .paper import moved_by, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, removed_weights
 from .recovery import lost_shares, merged_corners, recovery_curves
@@ -31,6 +32,7 @@ __all__ = [
     "masks_side_by_side",
     "massive_activations",
     "merged_corners",
+    "moved_by",
     "norm_power",
     "one_text_many_perplexities",
     "paired_losses",
@@ -41,6 +43,8 @@ __all__ = [
     "perplexity_by_sparsity",
     "perplexity_intervals",
     "phase_seconds",
+    "published_beside_ours",
+    "published_ratios",
     "recovery_curves",
     "removed_weights",
     "row_sparsity",

@@ -1,0 +1,87 @@
+"""JupyterLab as a reader meets it: a browser opens notebook 00, runs all of it, and sees the table and the figures.
+
+Skipped where there is no browser. What it saw is kept as build/jupyterlab.png.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = "00_quickstart.ipynb"
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def page():
+    with playwright.sync_playwright() as started:
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+        if found is None and not Path(started.chromium.executable_path).exists():
+            pytest.skip("no Chromium here: `python -m playwright install chromium` fetches one")
+        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1400, "height": 1000})
+        browser.close()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a JupyterLab of its own, on a copy of the notebook."""
+    shutil.copy(ROOT / "notebooks" / NOTEBOOK, tmp_path)
+    token = secrets.token_hex(8)
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port=0", "--allow-root"]
+    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}"]
+    with open(tmp_path / "server.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        for _ in range(120):
+            if address := re.search(r"http://localhost:\d+", (tmp_path / "server.log").read_text()):
+                break
+            time.sleep(0.5)
+        yield f"{address[0]}/lab/tree/{NOTEBOOK}?token={token}&reset"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_notebook_00_runs_in_jupyterlab(page, lab, tmp_path):
+    page.goto(lab)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.locator("li.lm-MenuBar-item:has-text('Run')").click()
+    page.locator("li.lm-Menu-item:has-text('Restart Kernel and Run All Cells')").click()
+    page.locator("button.jp-mod-accept").click()
+    count = sum(cell["cell_type"] == "code" for cell in json.loads((tmp_path / NOTEBOOK).read_text())["cells"])
+    page.wait_for_function(  # stored counts go when the kernel restarts; the last one comes back when all is done
+        "() => document.querySelectorAll('.jp-InputPrompt').length && "
+        "[...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('[*]'))",
+        timeout=120_000,
+    )
+    deadline = time.monotonic() + 500
+    while time.monotonic() < deadline:
+        page.keyboard.press("Control+s")
+        cells = [c for c in json.loads((tmp_path / NOTEBOOK).read_text())["cells"] if c["cell_type"] == "code"]
+        busy = page.evaluate(
+            "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('[*]'))"
+        )
+        if not busy and cells[-1]["execution_count"] == count:
+            break
+        time.sleep(2)
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, count + 1))
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    figure = page.locator(".jp-RenderedImage img").last
+    figure.scroll_into_view_if_needed()
+    assert figure.evaluate("image => image.naturalWidth") > 300
+    table = page.locator(".jp-RenderedHTMLCommon table:has-text('wanda 2:4')").first
+    table.scroll_into_view_if_needed()
+    assert "perplexity" in table.inner_text()
+    (ROOT / "build").mkdir(exist_ok=True)
+    page.screenshot(path=ROOT / "build" / "jupyterlab.png")

@@ -1,0 +1,67 @@
+"""What the README and data/README say of the measurements is what the files say."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import wanda_nb as wn
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def measure():
+    spec = importlib.util.spec_from_file_location("measure", ROOT / "data" / "measure.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_table_is_made_from_the_file():
+    """`python data/measure.py figures` prints it."""
+    assert measure().for_readme(wn.measured("wikitext")) in README
+
+
+def test_every_file_of_results_is_described():
+    described = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    for path in (*RESULTS, *(ROOT / "data" / "paper").glob("*.csv")):
+        assert f"`{path.parent.name}/{path.name}`" in described, path.name
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_holds_what_is_needed_to_run_it_again(path):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["command"].startswith("python data/")
+    assert {"model", "dtype", "device", "machine", "python", "versions", "date", "rows"} <= set(record)
+    assert len(record["rows"]) >= 2
+
+
+@pytest.mark.parametrize("name", ["wikitext", "zero_shot", "seconds", "ablations", "recovery"])
+def test_published_numbers_have_a_source_and_a_grade(name):
+    table = wn.published(name)
+    assert len(table) and table["source"].notna().all() and table["grade"].isin(["A", "B", "C"]).all()
+
+
+def test_published_numbers_as_they_were_published():
+    """A few, against the README of the authors' repository and the paper's first version."""
+    table = wn.published("wikitext").set_index(["model", "size", "pattern", "method", "context"])["perplexity"]
+    assert table["LLaMA-2", "7B", "50%", "wanda", 4096] == 6.42
+    assert table["LLaMA-2", "70B", "2:4", "sparsegpt", 4096] == 5.40
+    assert table["LLaMA-2", "13B", "dense", "dense", 4096] == 4.57
+    recovery = wn.published("recovery").set_index("what")["value"]
+    assert recovery["perplexity before"] == 7.26 and recovery["perplexity after LoRA"] == 6.87
+
+
+def test_links_in_the_pages_resolve():
+    for page in (
+        ROOT / "README.md",
+        ROOT / "data" / "README.md",
+        ROOT / "notebooks" / "README.md",
+        ROOT / "CONTRIBUTING.md",
+    ):
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), (page.name, link)
