@@ -8,6 +8,7 @@ from tiny import tiny_model
 
 import wanda_nb as wn
 from wanda_nb import pruning
+from wanda_nb.progress import duration
 
 
 def masks_of(model):
@@ -236,7 +237,7 @@ def test_an_overflow_in_a_later_window_stops_at_that_block(model, tokens):
 
 
 def test_the_estimate_in_the_progress_bar():
-    assert pruning._words(7.2) == "7 s" and pruning._words(600) == "10 min"
+    assert (duration(0.72), duration(7.2), duration(72), duration(600)) == ("0.72 s", "7.2 s", "72 s", "10 min")
 
 
 def test_sparsity_zero_changes_nothing(model, tokens):
