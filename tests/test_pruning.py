@@ -7,7 +7,6 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import pruning
 from wanda_nb.progress import duration
 
 
