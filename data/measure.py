@@ -185,9 +185,10 @@ def recovery():
     text = wn.training_tokens(tokenizer, **training)
     calibrated = wn.calibration_tokens(tokenizer, **calibration)
 
-    def trained(start, method: str) -> dict:
-        run = wn.recover(start, text, method, heldout=heldout, **settings)
-        found = {"steps": run.heldout["step"].tolist(), "perplexities": run.heldout["perplexity"].round(3).tolist()}
+    def trained(start, method: str, rate: float | None = None) -> dict:
+        before = losses(start, heldout)["losses"]
+        run = wn.recover(start, text, method, heldout=heldout, learning_rate=rate, **settings)
+        found = {"learning_rate": rate, "before": before, "steps": run.heldout["step"].tolist(), "perplexities": run.heldout["perplexity"].round(3).tolist()}
         found |= {
             "trainable": run.trainable,
             "parameters": run.parameters,
@@ -201,12 +202,16 @@ def recovery():
             }
         return found | {"after": losses(run.model, heldout)["losses"]}
 
+    fast = 1e-3  # ten times the published rate: there is a thousandth of the published text
+
     def wanda():
         return pruned(model, calibrated, method="wanda", sparsity=0.5)
 
     plans = {
         "wanda 50%, LoRA": lambda: trained(wanda(), "lora"),
         "dense, LoRA": lambda: trained(copy.deepcopy(model), "lora"),
+        "wanda 50%, fast LoRA": lambda: trained(wanda(), "lora", fast),
+        "dense, fast LoRA": lambda: trained(copy.deepcopy(model), "lora", fast),
         "wanda 50%, masked": lambda: trained(wanda(), "masked"),
         "dense, masked": lambda: trained(copy.deepcopy(model), "masked"),
     }

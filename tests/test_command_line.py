@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,34 @@ def test_evaluate_keeps_a_record(pruned, tmp_path, capsys):
     assert found["sparsity"] == pytest.approx(0.5, abs=1e-4) and found["tasks"]["openbookqa"]["items"] == 4
     shown = capsys.readouterr().out
     assert "estimate:" in shown and "openbookqa" in shown
+
+
+def test_evaluate_killed_goes_on(tmp_path):
+    def words(name):
+        found = ["evaluate", "smollm2-135m", "--length", "32", "--windows", "4", "--device", "cpu"]
+        return [*found, "--tasks", "openbookqa", "--limit", "12", "--batch-size", "1", "--record", f"{tmp_path}/{name}"]
+
+    def answered():
+        answers = tmp_path / "killed.answers.tmp"
+        if not answers.exists():
+            return 0
+        try:
+            with sqlite3.connect(answers) as file:
+                return file.execute("select count(*) from unnamed").fetchone()[0]
+        except sqlite3.OperationalError:  # no table yet, or being written
+            return 0
+
+    process = subprocess.Popen([sys.executable, "-m", "wanda_nb", *words("killed.json")], stdout=subprocess.DEVNULL)
+    while process.poll() is None and answered() < 5:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert 5 <= answered() < 48 and not (tmp_path / "killed.json").exists()
+    assert len((tmp_path / "killed.losses.tmp").read_text().splitlines()) == 5
+    assert main(words("killed.json")) == main(words("whole.json")) == 0
+    one, other = (json.loads((tmp_path / name).read_text()) for name in ("killed.json", "whole.json"))
+    assert one.pop("seconds") and other.pop("seconds") and one == other
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.json", "whole.json"]
 
 
 @pytest.mark.parametrize("method", ["lora", "masked"])

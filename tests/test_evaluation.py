@@ -62,6 +62,35 @@ def test_half_precision_loss_is_float32(tokens):
     assert wn.perplexity(model, tokens) == pytest.approx(by_definition(tiny_model(), tokens), rel=0.1)
 
 
+def test_broken_off_it_goes_on_from_the_file(model, tokens, tmp_path, monkeypatch):
+    expected, kept, reads = wn.window_losses(model, tokens, batch_size=2), tmp_path / "losses", []
+    whole = evaluation._losses
+
+    def breaks(model, batch):
+        reads.append(len(batch))
+        if len(reads) == 3:
+            raise KeyboardInterrupt
+        return whole(model, batch)
+
+    monkeypatch.setattr(evaluation, "_losses", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        wn.window_losses(model, tokens, batch_size=2, kept=kept)
+    with open(kept, "a") as file:
+        file.write("3.14\n2.7")  # killed while writing: half a batch, and half a number
+    assert torch.equal(wn.window_losses(model, tokens, batch_size=2, kept=kept), expected)
+    assert reads == [2, 2, 2, 2]  # two batches, the broken one, and only that one again
+    assert torch.equal(wn.window_losses(model, tokens, batch_size=2, kept=kept), expected) and len(reads) == 4
+
+
+def test_losses_of_another_model_or_other_windows_are_refused(model, tokens, tmp_path):
+    wn.window_losses(model, tokens, kept=tmp_path / "losses")
+    with pytest.raises(ValueError, match="another model or other windows"):
+        wn.window_losses(model, tokens[:3], kept=tmp_path / "losses")
+    wn.prune(model, tokens, sparsity=0.1)
+    with pytest.raises(ValueError, match="another model or other windows"):
+        wn.window_losses(model, tokens, kept=tmp_path / "losses")
+
+
 def test_works_through_adapters(model, tokens):
     peft = pytest.importorskip("peft")
     expected = wn.perplexity(model, tokens)

@@ -147,6 +147,39 @@ def test_a_model_is_scored_as_by_hand(loaded):
     assert score.table.loc["openbookqa", "acc ±"] == pytest.approx(100 * score.items["acc"].std() / 3**0.5)
 
 
+def test_broken_off_it_goes_on_from_the_file(loaded, tmp_path):
+    rte, asked = {"rte": loaded["rte"]}, []
+
+    class Breaks(Scripted):
+        def loglikelihood(self, requests, disable_tqdm=False):
+            answers = []
+            for request in requests:
+                if len(asked) == 15:
+                    raise KeyboardInterrupt
+                asked.append(request.args)
+                answers.append((self.prefer(*request.args), False))
+                self.cache_hook.add_partial("loglikelihood", request.args, answers[-1])
+            return answers
+
+    def model(lm):
+        return lm(lambda *arguments: random.Random(str(arguments)).random())
+
+    def run():
+        with evaluation._caching(model(Breaks), tmp_path / "answers", "this model") as lm:
+            return evaluation._scored(lm, rte, limit=10)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    asked.append("after the break")
+    assert run().items.equals(evaluation._scored(model(Scripted), rte, limit=10).items)
+    assert len(asked) == 21 and len(set(asked)) == 21  # 10 items with two choices each: none is asked twice
+    with (
+        pytest.raises(ValueError, match="answers of another model"),
+        evaluation._caching(model(Breaks), tmp_path / "answers", "that model"),
+    ):
+        pass
+
+
 def test_two_models_on_the_same_items(loaded):
     def model(luck):
         draw = random.Random(luck)

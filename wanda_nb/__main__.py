@@ -72,7 +72,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="draws the calibration windows")
     one.add_argument("--budget", type=float, help="GiB of CPU memory for hidden states before they are kept in a file")
 
-    two = command("evaluate", evaluate, "Measure perplexity, and accuracy on zero-shot tasks.")
+    two = command(
+        "evaluate",
+        evaluate,
+        "Measure perplexity, and accuracy on zero-shot tasks. Killed and started again with the same words, it goes on "
+        "where it was.",
+    )
     two.add_argument("--text", default="wikipedia", help=TEXT)
     two.add_argument("--length", type=int, default=512, help="tokens in each window (the paper: 2048)")
     two.add_argument("--windows", type=int, help="the first so many windows, if not all")
@@ -160,7 +165,8 @@ def evaluate(asked, device, dtype) -> None:
         return
     model, _ = wn.load_model(os.fspath(folder), device=device, dtype=dtype)
     start = time.perf_counter()
-    losses = wn.window_losses(model, heldout, asked.batch_size)
+    kept = [asked.record.with_suffix(f".{what}.tmp") for what in ("losses", "answers")]
+    losses = wn.window_losses(model, heldout, asked.batch_size, kept=kept[0])
     found = wn.perplexity_interval(losses)
     record = {
         "command": "evaluate",
@@ -181,11 +187,14 @@ def evaluate(asked, device, dtype) -> None:
             limit=asked.limit,
             batch_size=asked.batch_size,
             source=asked.source,
+            kept=kept[1],
         )
         say(answers)
         record |= {"limit": asked.limit, "tasks": answers.table.to_dict("index"), "mean": answers.mean}
     record |= {**provenance(model), "seconds": round(time.perf_counter() - start, 1)}
     asked.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for path in kept:
+        path.unlink(missing_ok=True)
     say(f"saved: {asked.record}")
 
 

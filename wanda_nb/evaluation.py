@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -30,24 +34,31 @@ def perplexity(model, tokens: torch.Tensor, batch_size: int | None = None) -> fl
 
 
 @torch.no_grad()
-def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None) -> torch.Tensor:
+def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, kept=None) -> torch.Tensor:
     """Mean negative log-likelihood of each window, in nats a token: (windows, length) -> (windows,) float32.
 
     The loss is taken in float32 from logits computed a slice of positions at a time, so that memory does not grow
-    with batch × length × vocabulary.
+    with batch × length × vocabulary. kept: a file for the losses as they come; killed, the same call goes on from it.
+    Raises ValueError for windows of fewer than two tokens, and for a file of another model or other windows.
+    Introduced in notebook 03, "Does the model notice?"; what its numbers are good for, in notebook 06.
     """
     check_tokens(model, tokens)
     if tokens.shape[1] < 2:
         raise ValueError(f"tokens {tuple(tokens.shape)}: a window needs two tokens, for the second to be predicted.")
     batch_size = batch_size or max(1, 1024 // tokens.shape[1])
     device = model.get_input_embeddings().weight.device
-    losses = []
-    bar = progress_bar(total=len(tokens), desc="perplexity", unit="window")
-    with evaluating(model), bar:
-        for batch in tokens.split(batch_size):
-            losses.append(_losses(model, batch.to(device)).cpu())
+    losses, file = ([], nullcontext()) if kept is None else _kept_losses(kept, fingerprint(model, tokens), batch_size)
+    bar = progress_bar(total=len(tokens), initial=len(losses), desc="perplexity", unit="window")
+    with evaluating(model), bar, file:
+        for start in range(len(losses), len(tokens), batch_size):
+            batch = tokens[start : start + batch_size]
+            found = _losses(model, batch.to(device)).tolist()
+            losses += found
             bar.update(len(batch))
-    return torch.cat(losses)
+            if kept is not None:
+                file.write("".join(f"{loss!r}\n" for loss in found))
+                file.flush()
+    return torch.tensor(losses, dtype=torch.float32)
 
 
 def _losses(model, batch: torch.Tensor) -> torch.Tensor:
@@ -64,6 +75,30 @@ def _losses(model, batch: torch.Tensor) -> torch.Tensor:
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
             total += loss.view(targets.shape).sum(dim=1)
     return total / (length - 1)
+
+
+def fingerprint(model, tokens: torch.Tensor | None = None) -> str:
+    """What tells a model, and windows, from others: a hash over some thousand numbers of each parameter."""
+    found = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        some = parameter.detach().flatten()[:: 1 + parameter.numel() // 4096].cpu()
+        found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        found.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    if tokens is not None:
+        found.update(f"{tuple(tokens.shape)}".encode() + tokens.cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _kept_losses(path, of: str, batch_size: int):
+    """The losses in a file, by whole batches, and the file open for more: a line says whose they are, then one each."""
+    path = Path(path)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = [line for line in lines if line.endswith("\n")]  # the last one may be cut short
+    if lines and json.loads(lines[0]) != of:
+        raise ValueError(f"{path} keeps losses of another model or other windows: name another file, or remove it.")
+    whole = (len(lines) - 1) // batch_size * batch_size if lines else 0
+    path.write_text("".join([json.dumps(of) + "\n", *lines[1 : 1 + whole]]), encoding="utf-8")
+    return [float(line) for line in lines[1 : 1 + whole]], open(path, "a", encoding="utf-8")
 
 
 @torch.no_grad()
@@ -133,13 +168,16 @@ def zero_shot(
     limit: int | None = None,
     batch_size: int | None = None,
     source: str = "pinned",
+    kept=None,
 ) -> ZeroShot:
     """Accuracy on multiple-choice tasks without examples, by lm-eval's own prompts and metrics.
 
     tasks: names, by default the paper's seven; also ``"lambada_openai"`` and ``"mmlu"``. source: ``"pinned"`` needs no
     hub, ``"hub"`` knows all of lm-eval's that are scored by accuracy. limit: the first so many items of each task; by
     default all of the split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test for the
-    others). batch_size: prompts at a time. Raises ValueError for an unknown task or limit, before anything is read.
+    others). batch_size: prompts at a time. kept: a file for the answers as they come, lm-eval's cache; killed, the same
+    call goes on from it. Raises ValueError for an unknown task or limit, and for a file of another model, before
+    anything is read.
     Introduced in notebook 06, "Seven tasks"; section 4 of the paper, on zero-shot performance.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
@@ -147,7 +185,11 @@ def zero_shot(
     loaded = load_tasks(tasks, source)
     batch_size = batch_size or (8 if model.device.type == "cpu" else 64)
     with evaluating(model), quiet():
-        return _scored(_harness(model, tokenizer, batch_size), loaded, limit)
+        harness = _harness(model, tokenizer, batch_size)
+        if kept is None:
+            return _scored(harness, loaded, limit)
+        with _caching(harness, kept, fingerprint(model)) as caching:
+            return _scored(caching, loaded, limit)
 
 
 def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
@@ -168,6 +210,22 @@ def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
     ]
     items = pd.DataFrame(rows, columns=["task", "name", "item", "choices", "acc", "acc_norm"])
     return ZeroShot(items.astype({"acc": float, "acc_norm": float}))
+
+
+@contextmanager
+def _caching(lm, path, of: str):
+    """lm with lm-eval's cache around it, in a file that says whose answers they are."""
+    from lm_eval.api.model import CachingLM
+    from sqlitedict import SqliteDict
+
+    with SqliteDict(path, tablename="about", autocommit=True) as about:
+        if about.setdefault("of", of) != of:
+            raise ValueError(f"{path} keeps the answers of another model: name another file, or remove it.")
+    caching = CachingLM(lm, str(path))
+    try:
+        yield caching
+    finally:
+        caching.dbdict.close()
 
 
 def _harness(model, tokenizer, batch_size: int):

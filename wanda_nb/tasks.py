@@ -59,14 +59,18 @@ def load_tasks(names, source: str = "pinned") -> dict[str, dict]:
 def quiet():
     """Without lm-eval's remarks on settings, and without bars that last a moment."""
     import datasets
+    import lm_eval.api.model
     import lm_eval.api.task
+
+    def plain(items, **_):
+        return items
 
     logger, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
     level = logger.level
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
-        with patch.object(lm_eval.api.task, "tqdm", lambda items, **_: items):
+        with patch.multiple(lm_eval.api.task, tqdm=plain), patch.multiple(lm_eval.api.model, tqdm=plain):
             yield
     finally:
         logger.setLevel(level)
