@@ -14,6 +14,7 @@ demo: $(DONE)  ## prune a real model twice and print how it fares
 test: $(DONE)  ## unit tests, then every notebook, strictly
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval notebooks
 

@@ -4,14 +4,15 @@ python data/measure.py sparsity        perplexity against sparsity, three method
 python data/measure.py calibration     how many samples, of which text, drawn with which seed: 10 minutes
 python data/measure.py groups          score × comparison group, three draws: 5 minutes
 python data/measure.py intervals       perplexity against sparsity, with the loss of every window: 12 minutes
-python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda at 50%: 30 minutes
-python data/measure.py recovery        LoRA and masked training after Wanda, and a dense control: 20 minutes
+python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda at 50%: 10 minutes
+python data/measure.py thousand        the same on up to 1,000 items of each task, not 200: 30 minutes
+python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls: 30 minutes
 python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns: 100 minutes
 python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
 Writes data/results/NAME.json, which holds all that is needed to run it again. Those by row (intervals, zero_shot,
-recovery, wikitext) write after each, and go on where they were stopped. FILE: WikiText-2 raw test as .jsonl or .parquet
-with a row a line of the text, or hub:wikitext2.
+thousand, recovery, wikitext) write after each, and go on where they were stopped. FILE: WikiText-2 raw test as .jsonl
+or .parquet with a row a line of the text, or hub:wikitext2.
 """
 
 import argparse
@@ -145,25 +146,19 @@ def intervals():
     yield from rows_of("intervals", {"calibration": calibration, "evaluation": evaluation, **versions(model)}, plans)
 
 
-def zero_shot():
-    """Notebook 06: right or wrong for every item, so that models can be compared on the same ones."""
+def zero_shot(name: str = "zero_shot", limit: int = 200):
+    """Notebook 06: seven tasks, right or wrong for every item, so that models can be compared on the same ones."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
-    evaluation = {"source": "pinned", "limit": 200, "dtype": "bfloat16"}
+    evaluation = {"source": "pinned", "limit": limit, "dtype": "bfloat16"}
     model, tokenizer = wn.load_model()
     tokens = wn.calibration_tokens(tokenizer, **calibration)
 
     def scored(model) -> dict:
-        found = wn.zero_shot(model.to(torch.bfloat16), tokenizer, limit=evaluation["limit"])
-        by_task = found.items.groupby("task", sort=False)
-        items = {
-            task: {
-                metric: rows[metric].astype(int).tolist()
-                for metric in ("acc", "acc_norm")
-                if rows[metric].notna().all()
-            }
-            | {"choices": rows["choices"].tolist()}
-            for task, rows in by_task
-        }
+        found, items = wn.zero_shot(model.to(torch.bfloat16), tokenizer, limit=limit), {}
+        for task, rows in found.items.groupby("task", sort=False):
+            metrics = [metric for metric in ("acc", "acc_norm") if rows[metric].notna().all()]
+            items[task] = {metric: rows[metric].astype(int).tolist() for metric in metrics}
+            items[task]["choices"] = rows["choices"].tolist()
         return {"mean": round(found.mean, 2), "items": items}
 
     plans = {
@@ -171,7 +166,12 @@ def zero_shot():
         "magnitude 50%": lambda: scored(pruned(model, tokens, method="magnitude", sparsity=0.5)),
         "wanda 50%": lambda: scored(pruned(model, tokens, method="wanda", sparsity=0.5)),
     }
-    yield from rows_of("zero_shot", {"calibration": calibration, "evaluation": evaluation, **versions(model)}, plans)
+    yield from rows_of(name, {"calibration": calibration, "evaluation": evaluation, **versions(model)}, plans)
+
+
+def thousand():
+    """Notebook 06: the same on the first thousand items of each task, of which 800 are fresh."""
+    yield from zero_shot("thousand", 1000)
 
 
 def recovery():
@@ -188,7 +188,12 @@ def recovery():
     def trained(start, method: str, rate: float | None = None) -> dict:
         before = losses(start, heldout)["losses"]
         run = wn.recover(start, text, method, heldout=heldout, learning_rate=rate, **settings)
-        found = {"learning_rate": rate, "before": before, "steps": run.heldout["step"].tolist(), "perplexities": run.heldout["perplexity"].round(3).tolist()}
+        found = {
+            "learning_rate": rate,
+            "before": before,
+            "steps": run.heldout["step"].tolist(),
+            "perplexities": run.heldout["perplexity"].round(3).tolist(),
+        }
         found |= {
             "trainable": run.trainable,
             "parameters": run.parameters,
@@ -273,7 +278,13 @@ def versions(model) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     whole = {"sparsity": sparsity, "calibration": calibration, "groups": groups}
-    by_row = {"intervals": intervals, "zero_shot": zero_shot, "recovery": recovery, "wikitext": wikitext}
+    by_row = {
+        "intervals": intervals,
+        "zero_shot": zero_shot,
+        "thousand": thousand,
+        "recovery": recovery,
+        "wikitext": wikitext,
+    }
     parser.add_argument("name", choices=[*whole, *by_row, "figures"])
     parser.add_argument("source", nargs="*", metavar="FILE", help="for wikitext: where the text is")
     asked = parser.parse_args()

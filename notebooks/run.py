@@ -38,6 +38,8 @@ def execute(path: Path, bar: tqdm) -> nbformat.NotebookNode:
     client.execute()
     for cell in code:  # progress bars write to stderr
         cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        for output in cell.outputs:  # a widget without its kernel is an empty box: its picture stays
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata.pop("widgets", None)  # breaks rendering on code hosts
     # the kernel of whoever runs it next, not of whoever ran it last
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -1,4 +1,5 @@
-"""JupyterLab as a reader meets it: a browser opens notebook 00, runs all of it, and sees the table and the figures.
+"""JupyterLab as a reader meets it: a browser opens notebook 00, runs all of it, and sees the table and the figures;
+and it turns a knob of the explorer.
 
 Skipped where there is no browser. What it saw is kept as build/jupyterlab.png.
 """
@@ -12,16 +13,25 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = "00_quickstart.ipynb"
+EXPLORER = """
+import torch
+from wanda_nb import plots
+
+plots.style()
+plots.Explorer({"a layer": (torch.randn(48, 96), torch.rand(96))})
+"""
 
 playwright = pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture(scope="module")
 def page():
+    (ROOT / "build").mkdir(exist_ok=True)
     with playwright.sync_playwright() as started:
         found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
         if found is None and not Path(started.chromium.executable_path).exists():
@@ -33,8 +43,11 @@ def page():
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of a JupyterLab of its own, on a copy of the notebook."""
+    """The address of a JupyterLab of its own, on a copy of the notebook and another one with the explorer alone."""
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, tmp_path)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EXPLORER)], metadata=kernel)
+    nbformat.write(book, tmp_path / "explorer.ipynb")
     token = secrets.token_hex(8)
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port=0", "--allow-root"]
     command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}"]
@@ -45,18 +58,34 @@ def lab(tmp_path):
             if address := re.search(r"http://localhost:\d+", (tmp_path / "server.log").read_text()):
                 break
             time.sleep(0.5)
-        yield f"{address[0]}/lab/tree/{NOTEBOOK}?token={token}&reset"
+        yield lambda notebook: f"{address[0]}/lab/tree/{notebook}?token={token}&reset"
     finally:
         server.terminate()
         server.wait(20)
 
 
-def test_notebook_00_runs_in_jupyterlab(page, lab, tmp_path):
-    page.goto(lab)
+def run_all(page, address):
+    page.goto(address)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     page.locator("li.lm-MenuBar-item:has-text('Run')").click()
     page.locator("li.lm-Menu-item:has-text('Restart Kernel and Run All Cells')").click()
     page.locator("button.jp-mod-accept").click()
+
+
+def test_the_explorers_knobs_work(page, lab):
+    run_all(page, lab("explorer.ipynb"))
+    image = page.locator(".jp-OutputArea img.widget-image")
+    image.wait_for(timeout=120_000)
+    before = image.get_attribute("src")
+    page.locator(".widget-dropdown:has-text('pattern') select").select_option("2:4")
+    page.wait_for_function("before => document.querySelector('img.widget-image').src !== before", arg=before)
+    assert page.locator(".jp-OutputArea img").count() == 1  # the widget, and not the picture beside it
+    assert page.locator(".widget-slider").evaluate("slider => slider.querySelector('[disabled]') !== null")
+    page.screenshot(path=ROOT / "build" / "explorer.png")
+
+
+def test_notebook_00_runs_in_jupyterlab(page, lab, tmp_path):
+    run_all(page, lab(NOTEBOOK))
     count = sum(cell["cell_type"] == "code" for cell in json.loads((tmp_path / NOTEBOOK).read_text())["cells"])
     page.wait_for_function(  # stored counts go when the kernel restarts; the last one comes back when all is done
         "() => document.querySelectorAll('.jp-InputPrompt').length && "
@@ -83,5 +112,4 @@ def test_notebook_00_runs_in_jupyterlab(page, lab, tmp_path):
     table = page.locator(".jp-RenderedHTMLCommon table:has-text('wanda 2:4')").first
     table.scroll_into_view_if_needed()
     assert "perplexity" in table.inner_text()
-    (ROOT / "build").mkdir(exist_ok=True)
     page.screenshot(path=ROOT / "build" / "jupyterlab.png")

@@ -70,6 +70,21 @@ def test_a_rank_that_dies_ends_all_with_its_message(folder):
     assert not (folder / "out" / "model.safetensors.index.json").exists()
 
 
+def test_training_on_two_is_training_on_one_with_their_batches_together(folder):
+    done = torchrun(SCRIPT, "recover", folder)
+    assert done.returncode == 0, done.stderr
+    states = [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    alone = tiny_model()
+    wn.prune(alone, None, method="magnitude")
+    start = {name: tensor.clone() for name, tensor in alone.state_dict().items()}
+    wn.recover(alone, torch.load(folder / "tokens.pt"), "masked", steps=3, batch_size=2, learning_rate=1e-2)
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(states[0][name], tensor, rtol=1e-3, atol=1e-4)
+        assert not torch.equal(start[name], tensor)
+    assert agreement(states[0], start) == 1
+
+
 def test_fewer_windows_than_processes(monkeypatch):
     monkeypatch.setattr("wanda_nb.ranks.world", lambda: (0, 3))
     with pytest.raises(ValueError, match="2 calibration windows for 3 processes"):

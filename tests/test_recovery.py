@@ -13,7 +13,7 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import recovery
+from wanda_nb import recovery, training
 
 FAST = {"steps": 6, "batch_size": 2, "learning_rate": 1e-2}
 
@@ -35,13 +35,13 @@ def zeros(model):
 
 def test_masked_training_moves_weights_but_no_zero(pruned, text, monkeypatch):
     before, masks = copy.deepcopy(pruned), zeros(pruned)
-    after_step, kept = recovery._Track.on_step_end, []
+    after_step, kept = training.Track.on_step_end, []
 
     def watched(self, args, state, control, model=None, **more):
         kept.append(all(torch.equal(mask, now) for mask, now in zip(masks, zeros(model), strict=True)))
         after_step(self, args, state, control, model=model, **more)
 
-    monkeypatch.setattr(recovery._Track, "on_step_end", watched)
+    monkeypatch.setattr(training.Track, "on_step_end", watched)
     run = wn.recover(pruned, text, "masked", heldout=text[:4], every=3, **FAST)
     assert kept == [True] * 6  # after every step of the optimiser
     assert all(torch.equal(mask, now) for mask, now in zip(masks, zeros(run.model), strict=True))
@@ -55,9 +55,9 @@ def test_masked_training_moves_weights_but_no_zero(pruned, text, monkeypatch):
 
 def test_without_the_mask_zeros_would_wake(pruned, text, monkeypatch):
     """The test above can fail."""
-    monkeypatch.setattr(recovery._KeepZeros, "on_train_begin", lambda *_, **__: None)
-    monkeypatch.setattr(recovery._KeepZeros, "on_optimizer_step", lambda *_, **__: None)
-    monkeypatch.setattr(recovery._KeepZeros, "on_train_end", lambda *_, **__: None)
+    monkeypatch.setattr(training.KeepZeros, "on_train_begin", lambda *_, **__: None)
+    monkeypatch.setattr(training.KeepZeros, "on_optimizer_step", lambda *_, **__: None)
+    monkeypatch.setattr(training.KeepZeros, "on_train_end", lambda *_, **__: None)
     assert wn.sparsity(wn.recover(pruned, text, "masked", **FAST).model) < 0.1
 
 
@@ -130,19 +130,19 @@ import sys, os, signal
 sys.path.insert(0, sys.argv[1])
 import torch, wanda_nb as wn
 from tiny import tiny_model
-from wanda_nb import recovery
+from wanda_nb import training
 torch.set_num_threads(1)
 model = tiny_model()
 tokens = torch.randint(3, 96, (24, 12), generator=torch.Generator().manual_seed(5))
 wn.prune(model, tokens[:4])
 killed_at = int(sys.argv[4])
 if killed_at:
-    step_end = recovery._Track.on_step_end
+    step_end = training.Track.on_step_end
     def on_step_end(self, args, state, control, **more):
         step_end(self, args, state, control, **more)
         if state.global_step == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
-    recovery._Track.on_step_end = on_step_end
+    training.Track.on_step_end = on_step_end
 run = wn.recover(model, tokens, sys.argv[2], steps=6, batch_size=2, learning_rate=1e-2, heldout=tokens[:2], every=2,
                  folder=sys.argv[3], save_every=2)
 state = {name: tensor for name, tensor in run.model.state_dict().items()}
@@ -208,6 +208,21 @@ def test_refusals(pruned, text, arguments, message):
 def test_masked_training_wants_float32(text):
     with pytest.raises(ValueError, match="expected float32"):
         wn.recover(tiny_model(dtype=torch.bfloat16), text, "masked")
+
+
+def test_an_old_torchao_stands_in_no_way(pruned, text, monkeypatch):
+    """As on Colab, where peft refuses to look at its torchao."""
+
+    def refuse():
+        raise ImportError("Found an incompatible version of torchao")
+
+    for module in (peft.import_utils, peft.tuners.lora.torchao):
+        monkeypatch.setattr(module, "is_torchao_available", refuse)
+    with pytest.raises(ImportError, match="torchao"):
+        wn.recover(copy.deepcopy(pruned), text, **FAST)
+    monkeypatch.setattr(recovery, "find_spec", lambda name: True)
+    recovery._beside_old_torchao()
+    assert wn.recover(pruned, text, **FAST).trainable
 
 
 def test_adapters_are_not_stacked(adapted, text):

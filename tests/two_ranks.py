@@ -40,5 +40,11 @@ elif what == "dies":
     if rank == 1:
         tokens[:] = 10**6  # another text than the first rank's, which no model knows
     wn.prune_checkpoint(folder / "source", folder / "out", tokens)
+elif what == "recover":
+    model = tiny_model()
+    wn.prune(model, None, method="magnitude")
+    wn.recover(model, tokens, "masked", steps=3, batch_size=1, learning_rate=1e-2)
+    torch.save(model.state_dict(), folder / f"rank{rank}.pt")
+    seen.append(0)
 (folder / f"seen{rank}.json").write_text(json.dumps({"windows": seen[-1], "ranks": ranks}))
 torch.distributed.destroy_process_group()

@@ -24,7 +24,7 @@ class _InputSums(Mapping):
         self._layers = linear_layers(block)
         self._sums: dict[str, torch.Tensor] = {}
         self._last = (None, None)
-        self._hooks = []
+        self._hooks: list = []
         self._unseen = set(self._layers)
         self._stop = stop_when_seen
         #: Which tokens of the batch under way count, (batch, length), 0 for padding; None: all.

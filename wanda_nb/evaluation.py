@@ -142,7 +142,7 @@ class ZeroShot:
     def against(self, other: ZeroShot) -> pd.DataFrame:
         """How this model differs from another on the same items, in points of accuracy: a row a task.
 
-        Columns: items, difference, low and high (95 %, paired bootstrap), better, worse (items), p (McNemar).
+        Columns: items, difference, low and high (95%, paired bootstrap), better, worse (items), p (McNemar).
         Raises ValueError where the items are not the same.
         """
         keys = ["task", "name", "item"]

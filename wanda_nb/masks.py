@@ -136,8 +136,9 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
 
 
 def check_sparsity(sparsity) -> None:
-    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
-        hint = f" Did you mean {sparsity / 100:g}?" if isinstance(sparsity, Real) and 1 < sparsity < 100 else ""
+    number = float(sparsity) if isinstance(sparsity, Real) and not isinstance(sparsity, bool) else math.nan
+    if not 0 <= number < 1:
+        hint = f" Did you mean {number / 100:g}?" if 1 < number < 100 else ""
         raise ValueError(f"sparsity={sparsity!r}: expected the fraction of weights to remove, in [0, 1).{hint}")
 
 

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
     def pruner(self, block: int) -> Callable:
         """A function (W, statistic) -> (sparsity asked, columns for the report) that prunes W (out, in) in place."""
-        sparsity = self.sparsity if isinstance(self.sparsity, Real) else self.sparsity[block]
+        sparsity = self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
         factors = _Factors()
 
         def select(score: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def make_plan(method, sparsity, pattern, group, update, blocks: int) -> Plan:
         group = group or ("layer" if update == "iterative" else method.group)
         return Plan(name, method.score, sparsity, None, group, update, statistic)
     n, m = parse_pattern(pattern)
-    if sparsity is not None and (not isinstance(sparsity, Real) or abs(sparsity - (1 - n / m)) > 1e-9):
+    if sparsity is not None and (not isinstance(sparsity, Real) or abs(float(sparsity) - (1 - n / m)) > 1e-9):
         raise ValueError(
             f"sparsity={sparsity} with pattern={pattern!r}: keeping {n} of every {m} removes {1 - n / m:g}. "
             "Leave sparsity out, or make them agree."
@@ -142,7 +142,7 @@ def _checked(sparsity, blocks: int) -> float | tuple[float, ...]:
         return 0.5
     if not isinstance(sparsity, Sequence) or isinstance(sparsity, str):
         check_sparsity(sparsity)
-        return sparsity
+        return sparsity  # type: ignore[return-value]  # a string has not passed the check
     for one in sparsity:
         check_sparsity(one)
     if len(sparsity) != blocks:

@@ -113,7 +113,7 @@ def decoder_blocks(model: nn.Module) -> list[nn.Module]:
     Raises ValueError, naming what is in the way, if there is none, or more than one (an
     encoder-decoder, a vision tower). Introduced in notebook 00, "A real model".
     """
-    stacks = {}
+    stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside_another = any(name.startswith(outer + ".") for outer in stacks)
         if inside_another or not isinstance(module, nn.ModuleList) or not len(module):

@@ -42,7 +42,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second that a device reaches on a large product: the best of some."""
     size = 8192 if device.type == "cuda" else 1536
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    times, begun = [], time.perf_counter()
+    times: list[float] = []
+    begun = time.perf_counter()
     while len(times) < 3 or (time.perf_counter() - begun < 0.3 and len(times) < 100):
         start = time.perf_counter()
         a @ b

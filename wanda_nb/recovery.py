@@ -6,22 +6,22 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import TrainerCallback
 
-from .evaluation import perplexity
 from .models import decoder_blocks, linear_layers
-from .progress import progress_bar
 from .text import check_tokens
+from .training import KeepZeros, Track, trainer
 
 
 @dataclasses.dataclass
@@ -99,12 +99,12 @@ def recover(
             model, watch = _with_lora(model, rank, alpha, dropout, targets, seed), TrainerCallback()
         else:
             model.requires_grad_(True)
-            watch = _KeepZeros(model)
-        watchers = [watch, _Track(heldout, every)]
-        trainer = _trainer(model, tokens, settings, where, None if folder is None else save_every, watchers)
+            watch = KeepZeros(model)
+        watchers = [watch, Track(heldout, every)]
+        run = trainer(model, tokens, settings, where, None if folder is None else save_every, watchers)
         start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=checkpoint)
-    history = trainer.state.log_history
+        run.train(resume_from_checkpoint=checkpoint)
+    history = run.state.log_history
     model.eval()
     return Recovery(
         model,
@@ -167,7 +167,8 @@ def _checkpoint(folder: Path, settings: dict, tokens: torch.Tensor) -> str | Non
             )
         # Its state is what a checkpoint writes last: without it, the run was killed while writing.
         whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-        return os.fspath(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+        last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        return None if last is None else str(last)
     note.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
     return None
 
@@ -184,78 +185,6 @@ def _with_lora(model, rank, alpha, dropout, targets, seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of peft about transformers, which no reader can mend
         return get_peft_model(model, how)
-
-
-def _trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=os.fspath(folder),
-        max_steps=settings["steps"],
-        per_device_train_batch_size=settings["batch_size"],
-        gradient_accumulation_steps=settings["accumulate"],
-        learning_rate=settings["learning_rate"],
-        logging_steps=1,
-        save_strategy="no" if save_every is None else "steps",
-        save_steps=save_every or 500,
-        save_total_limit=2,
-        seed=settings["seed"],
-        use_cpu=next(model.parameters()).device.type == "cpu",
-        bf16=next(model.parameters()).dtype == torch.bfloat16,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,  # one bar, ours
-        report_to=[],
-    )
-    rows = [{"input_ids": row, "labels": row} for row in tokens]
-    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-class _KeepZeros(TrainerCallback):
-    """Pruned weights stay exactly zero: no gradient, so that it counts in no norm, and back to zero after each step."""
-
-    def __init__(self, model):
-        layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block).values()]
-        self.masks = [(layer.weight, layer.weight.detach() == 0) for layer in layers]
-
-    def on_train_begin(self, *_, **__):
-        self.hooks = [
-            weight.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask, 0))
-            for weight, mask in self.masks
-        ]
-
-    @torch.no_grad()
-    def on_optimizer_step(self, *_, **__):
-        for weight, mask in self.masks:
-            weight.masked_fill_(mask, 0)
-
-    def on_train_end(self, *_, **__):
-        for hook in self.hooks:
-            hook.remove()
-
-
-class _Track(TrainerCallback):
-    """A bar, and the perplexity on held-out windows every so many steps."""
-
-    def __init__(self, heldout, every):
-        self.heldout, self.every = heldout, every
-
-    def on_train_begin(self, args, state, control, model=None, **_):
-        self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="recover", unit="step")
-        if state.global_step == 0:
-            self._measure(state, model)
-
-    def on_step_end(self, args, state, control, model=None, **_):
-        self.bar.update()
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._measure(state, model)
-
-    def on_train_end(self, *_, **__):
-        self.bar.close()
-
-    def _measure(self, state, model):
-        if self.heldout is not None:  # into the history that checkpoints keep
-            value = perplexity(model, self.heldout)
-            state.log_history.append({"step": state.global_step, "perplexity": value})
 
 
 def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.DataFrame]:
@@ -292,6 +221,23 @@ def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.Dat
                 (name, float(mask.float().mean()), float((merged == 0).float().mean()), lost if keep_zeros else 0.0)
             )
     return model.unload(), pd.DataFrame(rows, columns=["layer", "sparsity before", "sparsity after", "lost"])
+
+
+def _beside_old_torchao() -> None:
+    """peft refuses LoRA beside a torchao older than it knows, which Colab brings. Nothing here needs torchao."""
+    if find_spec("torchao") is None or find_spec("peft") is None:
+        return
+    import peft
+
+    try:
+        peft.import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+                vars(module)["is_torchao_available"] = lambda: False
+
+
+_beside_old_torchao()
 
 
 def _lora_layers(model) -> Iterator[tuple[str, nn.Module]]:

@@ -9,9 +9,7 @@ import os
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import metadata, version
-from io import StringIO
 from pathlib import Path
-from urllib.request import urlopen
 
 import pandas as pd
 import torch
@@ -119,35 +117,30 @@ def provenance(model, device=None) -> dict:
 def measured(name: str) -> dict:
     """A record in data/results, with all that is needed to measure it again.
 
-    From the repository where the package lies in one, else from its home on the web. Raises OSError, saying what to do,
-    where neither is to be had. Introduced in notebook 03, "A 7B model in little memory".
+    Raises FileNotFoundError for a name that is not there. Introduced in notebook 03, "A 7B model in little memory".
     """
-    return json.loads(_recorded(f"data/results/{name}.json"))
+    return json.loads(_recorded(f"results/{name}.json").read_text(encoding="utf-8"))
 
 
 def published(name: str) -> pd.DataFrame:
     """A table in data/paper of numbers that others published; each row names its source and how sure we are of it.
 
     grade: A, the authors' own words or repository; B, another research repository; C, secondary notes. What is not
-    known is missing. From where ``measured`` finds its records, and with its error.
+    known is missing. Raises FileNotFoundError for a name that is not there.
     Introduced in notebook 09, "What was published".
     """
     counts = {"context": "Int64", "samples": "Int64"}
-    return pd.read_csv(StringIO(_recorded(f"data/paper/{name}.csv")), dtype=counts)
+    return pd.read_csv(_recorded(f"paper/{name}.csv"), dtype=counts)
 
 
-def _recorded(path: str) -> str:
-    """The text of a file of the repository, from beside the package or from the web."""
-    local = Path(__file__).parents[1] / path
-    if local.is_file():
-        return local.read_text(encoding="utf-8")
-    urls = dict(entry.split(", ", 1) for entry in metadata("wanda-nb").get_all("Project-URL"))
-    address = urls["Repository"].replace("github.com", "raw.githubusercontent.com") + f"/main/{path}"
-    try:
-        with urlopen(address) as answer:
-            return answer.read().decode("utf-8")
-    except OSError as error:
-        raise OSError(
-            f"{path} is neither beside the package nor to be had from {address} ({error}). "
-            "Clone the repository and install from there, or connect this machine to the web."
-        ) from error
+def repository() -> str:
+    """Where this package lives on the web, by pyproject.toml; `notebooks/fork.py` changes it."""
+    return dict(entry.split(", ", 1) for entry in metadata("wanda-nb").get_all("Project-URL"))["Repository"]
+
+
+def _recorded(path: str) -> Path:
+    """A file of the repository's data folder, which a built package carries inside."""
+    for folder in (Path(__file__).parents[1] / "data", Path(__file__).parent / "data"):
+        if (folder / path).is_file():
+            return folder / path
+    raise FileNotFoundError(f"There is no data/{path}: expected one of the files that data/README.md names.")

@@ -77,7 +77,7 @@ def paired_seconds(first, second, repeats: int = 15) -> tuple[list[float], list[
 
     Quote the median of the ratios, not the times. Introduced in notebook 04, "Honest timings".
     """
-    seconds = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
         for function, taken in zip((first, second), seconds, strict=True):
             start = time.perf_counter()

@@ -78,7 +78,8 @@ class Shards:
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """So many tensors, by name."""
-        found, by_file = {}, {}
+        found: dict[str, torch.Tensor] = {}
+        by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self.files[name], []).append(name)
         for path, inside in by_file.items():

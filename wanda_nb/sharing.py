@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .models import check_weights, decoder_blocks, sparsity
-from .results import Report, provenance
+from .results import Report, provenance, repository
 
 FORMAT = "wanda_nb bitmask 1"
 BITS, SHAPE, VALUES = ":bitmask", ":shape", ":values"
@@ -68,7 +68,7 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
     ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}, pruned\n\n"
         f"{name} with {what} of its decoder's linear layers set to zero by {about['method']} in "
-        "[wanda_nb](https://github.com/wanda-nb/wanda-nb). The zeros are stored like any number: the model is neither "
+        f"[wanda_nb]({repository()}). The zeros are stored like any number: the model is neither "
         "smaller nor faster by itself. It keeps the licence and the limits of the model it was made from.\n\n"
         f"| | |\n|---|---|\n{rows}\n"
     ).save(folder / "README.md")
@@ -85,7 +85,8 @@ def save_compressed(model: nn.Module, path) -> int:
     tensor that would not shrink is stored as it is. Every bit pattern is kept, -0.0 too. Tied weights are stored once.
     Introduced in notebook 06, "Save and share".
     """
-    tensors, seen = {}, set()
+    tensors: dict[str, torch.Tensor] = {}
+    seen = set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() in seen:  # tied
             continue

@@ -127,7 +127,8 @@ class Skeleton:
         select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
         if plan.update:
             select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
-        flops = hidden = compute = 0
+        hidden = compute = 0
+        flops = 0.0
         if plan.statistic:
             hidden = tokens.numel() * self.model.config.get_text_config().hidden_size * self.dtype.itemsize
             compute = batch_size * tokens.shape[1] * activation_bytes(self.blocks[0])

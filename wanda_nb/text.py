@@ -69,7 +69,8 @@ def published_windows(tokenizer, source="hub:c4", samples: int = 128, length: in
     """
     _positive(samples=samples, length=length)
     rows = _hub_rows("allenai/c4", data_files=C4_SHARD, split="train") if source == "hub:c4" else _local_rows(source)
-    draw, windows, ids, tries = random.Random(seed), [], [], 0
+    draw, tries = random.Random(seed), 0
+    windows: list[list[int]] = []
     while len(windows) < samples:
         ids = _tokenise(tokenizer, [rows[draw.randint(0, len(rows) - 1)]["text"]])[0]
         tries += 1
@@ -133,8 +134,8 @@ def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | Non
     if attention_mask is None:
         return
     if attention_mask.shape != tokens.shape:
-        given, wanted = tuple(attention_mask.shape), tuple(tokens.shape)
-        raise ValueError(f"attention_mask is {given}, tokens {wanted}: expected the same shape.")
+        shapes = f"attention_mask is {tuple(attention_mask.shape)}, tokens {tuple(tokens.shape)}"
+        raise ValueError(f"{shapes}: expected the same shape.")
     if not bool(attention_mask.any()):
         raise ValueError("attention_mask hides every token: no text is left.")
 

@@ -222,7 +222,7 @@ EXERCISES = {
         "wrong": [
             (permuted, "no width"),
             (single, "single values"),
-            (ninety, "a 90 % interval"),
+            (ninety, "a 90% interval"),
             (half, "half as many"),
             (five, "times as wide"),
             (too_many, "times as wide"),

@@ -99,7 +99,7 @@ MY_SCORE = {
 
 
 def my_score(function, graded: bool = False) -> None:
-    """Exercise 08.2: ``function(W, norm)``: at 50 % of each output, less output error than magnitude on every layer.
+    """Exercise 08.2: ``function(W, norm)``: at 50% of each output, less output error than magnitude on every layer.
 
     W (out, in), norm (in,) -> score (out, in); the lowest go. The layers are made up: correlated inputs, a few of them
     loud. graded: on more layers, one with a column of zeros and a silent channel. AssertionError, naming the mistake.

@@ -108,10 +108,10 @@ BOOTSTRAP = {
     "these are percentiles of the differences themselves. Resample them, and take percentiles of the *means*.": (
         lambda values, draw: values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     ),
-    "this is a 90 % interval: 5 to 95. Of 95 %, 2.5 % lie outside at each end.": (
+    "this is a 90% interval: 5 to 95. Of 95%, 2.5% lie outside at each end.": (
         lambda values, draw: _interval(values, draw, low=5, high=95)
     ),
-    "this is wider than 95 %: 2.5 % lie outside at each end.": (
+    "this is wider than 95%: 2.5% lie outside at each end.": (
         lambda values, draw: _interval(values, draw, low=0.5, high=99.5)
     ),
     "this is the mean ± two standard deviations of single values. A mean of n values is surer, by sqrt(n).": (
@@ -130,9 +130,9 @@ BOOTSTRAP = {
 
 
 def bootstrap(function, graded: bool = False) -> None:
-    """Exercise 06.2: ``function(differences, draws, generator)`` -> (low, high): 95 % bootstrap interval of the mean.
+    """Exercise 06.2: ``function(differences, draws, generator)`` -> (low, high): 95% bootstrap interval of the mean.
 
-    differences (n,), resampled n at a time with replacement, ``draws`` times; the middle 95 % of the means. Compared
+    differences (n,), resampled n at a time with replacement, ``draws`` times; the middle 95% of the means. Compared
     with our own, within 0.12 standard errors. graded: on more samples. AssertionError, naming the mistake.
     Used in notebook 06, "Exercise 06.2".
     """
@@ -157,7 +157,7 @@ def bootstrap(function, graded: bool = False) -> None:
     assert torch.equal(*again), "two generators of one seed gave two intervals. Take all random numbers from generator."
     low, high = _read(function, samples[0], draw, draws=1)
     assert abs(low - high) < 1e-6, "with draws=1 there is one mean, so low and high must be equal. Do you use draws?"
-    done("06.2", "the middle 95 % of the means of resamples", graded)
+    done("06.2", "the middle 95% of the means of resamples", graded)
 
 
 def _skewed(n: int, draw) -> torch.Tensor:  # so that the interval is not symmetric
@@ -177,7 +177,7 @@ def _difference(got, expected) -> str:
     factor = float((got[1] - got[0]) / (expected[1] - expected[0]))
     text = "expected about ({:.4f}, {:.4f}), got ({:.4f}, {:.4f})".format(*expected.tolist(), *got.tolist())
     if abs(factor - 1) > 0.1:
-        text += f", {factor:.2f} times as wide. Has each resample n values, and do 2.5 % lie outside at each end?"
+        text += f", {factor:.2f} times as wide. Has each resample n values, and do 2.5% lie outside at each end?"
     return text if text.endswith("?") else f"{text}. Is it of the means?"
 
 

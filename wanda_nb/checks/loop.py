@@ -176,7 +176,7 @@ TWO_PASS_SECONDS = {
         lambda *numbers: _two_passes(*numbers) / 2
     ),
     "these are operations, not seconds. Divide by the operations a second.": (
-        lambda *numbers: _two_passes(*numbers[:3], 1)
+        lambda weights, blocks, tokens, rate: _two_passes(weights, blocks, tokens, 1)
     ),
     "this is seconds for one token.": lambda weights, blocks, tokens, rate: _two_passes(weights, blocks, 1, rate),
     "this is one block, twice. All blocks must run.": (

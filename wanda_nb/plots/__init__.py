@@ -3,6 +3,7 @@
 from .ablations import calibration_curves, leaderboard, norm_power, perplexity_by_sparsity, score_by_group
 from .activations import channel_norms, loudness_by_depth, massive_activations, weights_and_norms
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
+from .explorer import Explorer, explored
 from .look import COLORS, KEPT, REMOVED, style
 from .loop import block_loop, input_drift, mask_changes, paired_losses, phase_seconds
 from .paper import moved_by, published_beside_ours, published_ratios
@@ -16,6 +17,7 @@ __all__ = [
     "COLORS",
     "KEPT",
     "REMOVED",
+    "Explorer",
     "block_loop",
     "bytes_by_sparsity",
     "calibration_curves",
@@ -23,6 +25,7 @@ __all__ = [
     "comparison_groups",
     "correlations",
     "error_valley",
+    "explored",
     "groups_of_four",
     "input_drift",
     "leaderboard",

@@ -38,7 +38,7 @@ def score_by_group(measured, published, lowest=None, highest=None):
         axes.spines[:].set_visible(False)
         axes.set_title(title, fontsize=12)
         axes.set_xlabel("compared by")
-    figure.suptitle("Perplexity at 50 %; bold: the best of a row, or not told apart from it", fontsize=13)
+    figure.suptitle("Perplexity at 50%; bold: the best of a row, or not told apart from it", fontsize=13)
     return figure
 
 
@@ -95,7 +95,7 @@ def perplexity_by_sparsity(rows, dense: float):
     """Perplexity against sparsity, a line a method: a DataFrame with method, sparsity, seed and perplexity.
 
     Where a method has several seeds, the line is their median and the band goes from the lowest to the highest. Right:
-    the single draws of Wanda and SparseGPT at 50 % and 60 %, over Wanda's median; a pale bar is their range.
+    the single draws of Wanda and SparseGPT at 50% and 60%, over Wanda's median; a pale bar is their range.
     dense: the perplexity of the unpruned model. Used in notebook 08, "How much can go?".
     """
     figure, (axes, close) = plt.subplots(1, 2, figsize=(7, 4.2), width_ratios=[2.2, 1])

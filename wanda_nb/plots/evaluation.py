@@ -91,7 +91,7 @@ def pairing(losses: dict, intervals: dict, difference):
 
 
 def task_accuracies(tables: dict):
-    """Accuracy with about 95 % intervals, a row a task: {model: the table of a ZeroShot}; chance is marked.
+    """Accuracy with about 95% intervals, a row a task: {model: the table of a ZeroShot}; chance is marked.
 
     Used in notebook 06, "Seven tasks".
     """
@@ -104,13 +104,13 @@ def task_accuracies(tables: dict):
             table["acc"], rows, xerr=2 * table["acc ±"], fmt="o", color=color, markersize=6, capsize=3, label=model
         )
     chance = next(iter(tables.values()))["chance"]
-    rows = range(len(tasks))
+    lines = range(len(tasks))
     axes.vlines(
-        chance, [r - 0.42 for r in rows], [r + 0.42 for r in rows], color="#222222", linewidth=2, label="chance"
+        chance, [r - 0.42 for r in lines], [r + 0.42 for r in lines], color="#222222", linewidth=2, label="chance"
     )
-    for row in rows[1:]:
-        axes.axhline(row - 0.5, color="#e3e8ea", linewidth=1, zorder=0)
-    axes.set(yticks=rows, yticklabels=tasks, ylim=(len(tasks) - 0.5, -0.5))
+    for line in lines[1:]:
+        axes.axhline(line - 0.5, color="#e3e8ea", linewidth=1, zorder=0)
+    axes.set(yticks=lines, yticklabels=tasks, ylim=(len(tasks) - 0.5, -0.5))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("accuracy in per cent (bar: ± 2 standard errors)")
     figure.suptitle("Where is a model better than chance, or than another?", fontsize=13)

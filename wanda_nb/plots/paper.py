@@ -12,7 +12,7 @@ GRADES = {"A": "o", "B": "s", "C": "^"}
 
 
 def published_ratios(table):
-    """Perplexity over that of the dense model at 50 %, by size: a column a family, magnitude above, on a coarser scale.
+    """Perplexity over that of the dense model at 50%, by size: a column a family, magnitude above, on a coarser scale.
 
     table: DataFrame with model, size, method, context, ratio and grade, which is the marker. A line joins neighbouring
     sizes at one context; what is missing stays empty. Used in notebook 09, "What was published".
@@ -43,7 +43,7 @@ def published_ratios(table):
     figure.supylabel("perplexity / dense perplexity", fontsize=12)
     keys = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in METHODS.items()]
     figure.legend(handles=keys + _grades(), loc="outside lower center", ncols=3)
-    figure.suptitle("Published, 50 %: a factor of 1.2 to 1.4; magnitude, more (mind the scales)", fontsize=13)
+    figure.suptitle("Published, 50%: a factor of 1.2 to 1.4; magnitude, more (mind the scales)", fontsize=13)
     return figure
 
 

@@ -12,15 +12,15 @@ from .look import COLORS, KEPT, REMOVED
 def recovery_curves(runs: dict):
     """Held-out text during training: perplexity, and what was gained since the start: {name: (steps, perplexities)}.
 
-    Names tell what was trained ("wanda …" or "dense …") and how ("… LoRA" solid, "… masked" dashed).
-    Used in notebook 07, "Is it recovery, or only new text?" and "Training under the mask".
+    Names tell what was trained ("wanda …" or "dense …") and how ("… LoRA" solid, "… masked" dashed, "… fast" dotted).
+    Used in notebook 07, "Is it recovery, or only new text?", "What does it cost?" and "Ten times the rate".
     """
     figure, (whole, close) = plt.subplots(1, 2, figsize=(7, 4))
     for name, (steps, perplexities) in runs.items():
         color = next(color for kind, color in COLORS.items() if kind in name)
-        masked = "masked" in name
-        look = {"color": color, "marker": "s" if masked else "o", "markersize": 5, "linestyle": "--" if masked else "-"}
-        look["markerfacecolor"] = "white" if masked else color
+        marker, line = ("s", "--") if "masked" in name else ("^", ":") if "fast" in name else ("o", "-")
+        look = {"color": color, "marker": marker, "markersize": 5, "linestyle": line}
+        look["markerfacecolor"] = color if line == "-" else "white"
         whole.plot(steps, perplexities, label=name, **look)
         close.plot(steps, [math.log(perplexities[0] / value) for value in perplexities], **look)
     whole.set_ylim(0, 1.1 * max(max(values) for _, values in runs.values()))

@@ -123,14 +123,14 @@ def masks_side_by_side(masks, norm, rows: int = 48, columns: int = 96, first: in
     pictures[title] = (difference, [COLORS["wanda"], "white", COLORS["magnitude"]])
     heights = [0.6] + [1] * len(pictures)
     figure, panels = plt.subplots(len(heights), 1, figsize=(7, 7.6), sharex=True, height_ratios=heights)
-    panels[0].bar(range(first, first + columns), norm[crop[1]], width=0.8, color=COLORS["wanda"])
+    panels[0].bar(range(first, first + columns), norm[crop[1]].tolist(), width=0.8, color=COLORS["wanda"])
     panels[0].set_ylabel("norm")
     panels[0].set_title(f"{two} keeps the columns of loud channels, {one} does not")
     edges = (first - 0.5, first + columns - 0.5, rows - 0.5, -0.5)
     for axes, (title, (picture, colors)) in zip(panels[1:], pictures.items(), strict=True):
         limits = {"vmin": -0.5, "vmax": len(colors) - 0.5}
         axes.imshow(
-            picture, cmap=ListedColormap(colors), **limits, aspect="auto", interpolation="nearest", extent=edges
+            picture.numpy(), cmap=ListedColormap(colors), **limits, aspect="auto", interpolation="nearest", extent=edges
         )
         axes.set_title(title, fontsize=11.5)
         axes.set_ylabel("output")

@@ -1,0 +1,74 @@
+"""The explorer of notebook 02: its knobs, its picture, and what is left where widgets do not run."""
+
+import io
+import sys
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+import wanda_nb as wn
+from wanda_nb import plots
+from wanda_nb.plots import explorer
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def layers():
+    draw = torch.Generator().manual_seed(0)
+    return {name: (torch.randn(48, 96, generator=draw), torch.rand(96, generator=draw)) for name in ("one", "two")}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    forms = []
+    monkeypatch.setattr(explorer, "display", lambda data, raw: forms.append(data))
+    return forms
+
+
+def test_it_draws_the_masks_and_counts_where_they_differ(layers):
+    W, norm = layers["one"]
+    figure = plots.explored(W, norm, "ria", "wanda", "1:4")
+    one, other = wn.nm_mask(wn.wanda_score(W, norm), 1, 4), wn.nm_mask(wn.ria_score(W, norm), 1, 4)
+    assert f"75.0% of the layer removed, the two masks differ at {(one != other).float().mean():.1%}" in (
+        figure.axes[0].get_title()
+    )
+    drawn = [axes.images[0].get_array() for axes in figure.axes[1:]]
+    for picture, mask in zip(drawn, (one, other), strict=False):
+        assert (torch.as_tensor(picture.data) == mask[:40].int()).all()
+    figure = plots.explored(W, norm, "wanda", "wanda", sparsity=0.3)
+    assert "differ at 0.0%" in figure.axes[0].get_title()
+    plt.close("all")
+
+
+def test_each_knob_changes_the_picture(layers):
+    explorer = plots.Explorer(layers)
+    seen = [explorer.picture]
+    for name, value in {
+        "layer": "two",
+        "score": "ria",
+        "against": "wanda",
+        "sparsity": 0.7,
+        "pattern": "2:4",
+    }.items():
+        explorer.knobs[name].value = value
+        seen.append(explorer.image.value)
+    assert len(set(seen)) == 6 and explorer.knobs["sparsity"].disabled
+    assert not plt.get_fignums()  # nothing is left open
+
+
+def test_widget_and_picture_are_one_output(layers, shown):
+    explorer = plots.Explorer(layers)
+    explorer._ipython_display_()
+    (forms,) = shown
+    assert forms["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.widget.model_id
+    assert plt.imread(io.BytesIO(forms["image/png"])).shape[1] == 700 * plt.rcParams["figure.dpi"] / 100
+    assert forms["text/plain"] == "an explorer of 2 layers"
+
+
+def test_without_ipywidgets_the_picture_is_left(layers, shown, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    plots.Explorer(layers)._ipython_display_()
+    assert set(shown[0]) == {"image/png", "text/plain"}

@@ -1,0 +1,93 @@
+"""The explorer of notebook 02: move a knob, and see which weights go."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+
+from ..masks import nm_mask, parse_pattern, prune_mask
+from ..scores import magnitude_score, ria_score, wanda_score
+from .scores import masks_side_by_side
+
+SCORES = {"magnitude": magnitude_score, "wanda": wanda_score, "ria": ria_score}
+FREE = "unstructured"
+PATTERNS = (FREE, "2:4", "4:8", "1:4", "3:4")
+
+
+def explored(W, norm, score="wanda", against="magnitude", pattern=FREE, sparsity=0.5):
+    """The masks of two scores in one layer, and where they differ: W (out, in), norm (in,) -> Figure.
+
+    score and against: keys of SCORES, compared by output. pattern: N:M, or ``"unstructured"`` for the sparsity.
+    Used in notebook 02, "Explore".
+    """
+    masks = {}
+    for name in (against, score):
+        values = SCORES[name](W, norm)  # (out, in)
+        free = pattern == FREE
+        masks[name] = prune_mask(values, sparsity) if free else nm_mask(values, *parse_pattern(pattern))
+    first, second = masks[against], masks[score]
+    if score == against:
+        masks = {f"{against} ": first, score: second}  # two panels all the same
+    figure = masks_side_by_side(masks, norm, rows=40, columns=96)
+    removed, differ = float(second.float().mean()), float((first != second).float().mean())
+    figure.axes[0].set_title(f"{removed:.1%} of the layer removed, the two masks differ at {differ:.1%}")
+    return figure
+
+
+class Explorer:
+    """Knobs for layer, score, pattern and sparsity: which weights go, and on which do two scores differ?
+
+    layers: {name: (W (out, in), norm (in,))}. In JupyterLab, Colab and VS Code the knobs work; elsewhere it is a
+    picture of the first layer, Wanda beside magnitude at 50%. Introduced in notebook 02, "Explore".
+    """
+
+    def __init__(self, layers: dict):
+        self.layers = layers
+        self.picture = self._drawn(next(iter(layers)))
+        try:
+            import ipywidgets
+        except ImportError:
+            self.widget = None
+            return
+        self.image = ipywidgets.Image(value=self.picture, format="png", layout={"max_width": "720px"})
+        wide = {"style": {"description_width": "70px"}, "layout": {"width": "230px"}}
+        self.knobs = {
+            "layer": ipywidgets.Dropdown(options=list(layers), description="layer", **wide),
+            "score": ipywidgets.Dropdown(options=list(SCORES), value="wanda", description="score", **wide),
+            "against": ipywidgets.Dropdown(options=list(SCORES), description="against", **wide),
+            "pattern": ipywidgets.Dropdown(options=PATTERNS, description="pattern", **wide),
+            "sparsity": ipywidgets.FloatSlider(
+                value=0.5, min=0.1, max=0.9, step=0.1, description="sparsity", readout_format=".0%",
+                continuous_update=False, **wide,
+            ),
+        }  # fmt: skip
+        for knob in self.knobs.values():
+            knob.observe(self._redraw, names="value")
+        upper, lower = ("layer", "score", "against"), ("pattern", "sparsity")
+        rows = [ipywidgets.HBox([self.knobs[name] for name in row]) for row in (upper, lower)]
+        self.widget = ipywidgets.VBox([*rows, self.image])
+
+    def _drawn(self, layer: str, **settings) -> bytes:
+        figure = explored(*self.layers[layer], **settings)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+        plt.close(figure)
+        return file.getvalue()
+
+    def _redraw(self, _) -> None:
+        settings = {name: knob.value for name, knob in self.knobs.items()}
+        self.knobs["sparsity"].disabled = settings["pattern"] != FREE
+        self.image.value = self._drawn(**settings)
+
+    def _ipython_display_(self) -> None:
+        """One output in two forms: whoever reads it takes the widget if it can, else the picture."""
+        shown: dict[str, object] = {
+            "image/png": self.picture,
+            "text/plain": f"an explorer of {len(self.layers)} layers",
+        }
+        if self.widget is not None:
+            view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+            shown["application/vnd.jupyter.widget-view+json"] = view
+        display(shown, raw=True)
