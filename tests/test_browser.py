@@ -72,6 +72,15 @@ def run_all(page, address):
     page.locator("button.jp-mod-accept").click()
 
 
+def code_cells(path):
+    """Of a notebook that JupyterLab may be saving just now."""
+    while True:
+        try:
+            return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        except json.JSONDecodeError:
+            time.sleep(0.2)
+
+
 def test_the_explorers_knobs_work(page, lab):
     run_all(page, lab("explorer.ipynb"))
     image = page.locator(".jp-OutputArea img.widget-image")
@@ -86,7 +95,7 @@ def test_the_explorers_knobs_work(page, lab):
 
 def test_notebook_00_runs_in_jupyterlab(page, lab, tmp_path):
     run_all(page, lab(NOTEBOOK))
-    count = sum(cell["cell_type"] == "code" for cell in json.loads((tmp_path / NOTEBOOK).read_text())["cells"])
+    count = len(code_cells(tmp_path / NOTEBOOK))
     page.wait_for_function(  # stored counts go when the kernel restarts; the last one comes back when all is done
         "() => document.querySelectorAll('.jp-InputPrompt').length && "
         "[...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('[*]'))",
@@ -95,7 +104,7 @@ def test_notebook_00_runs_in_jupyterlab(page, lab, tmp_path):
     deadline = time.monotonic() + 500
     while time.monotonic() < deadline:
         page.keyboard.press("Control+s")
-        cells = [c for c in json.loads((tmp_path / NOTEBOOK).read_text())["cells"] if c["cell_type"] == "code"]
+        cells = code_cells(tmp_path / NOTEBOOK)
         busy = page.evaluate(
             "() => [...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('[*]'))"
         )

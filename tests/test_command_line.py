@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wanda_nb as wn
-from wanda_nb.__main__ import main
+from wanda_nb.__main__ import main, parser
 
 LITTLE = ["--samples", "2", "--length", "32"]
 
@@ -129,6 +129,13 @@ def test_what_is_wrong_is_said_in_one_line(words, message, tmp_path, monkeypatch
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not list(tmp_path.iterdir())
+
+
+def test_the_readmes_commands_are_commands():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    lines = [line.partition("#")[0] for line in readme.splitlines() if "-m wanda_nb " in line]
+    asked = [parser().parse_args(line.partition("-m wanda_nb ")[2].split()) for line in lines]
+    assert {one.command for one in asked} == {"prune", "evaluate", "recover"} and len(asked) == 5
 
 
 def test_help_and_version_as_a_newcomer_types_them():
