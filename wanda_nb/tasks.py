@@ -11,6 +11,7 @@ import json
 import logging
 import zipfile
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from unittest.mock import patch
 
 from . import assets
@@ -33,12 +34,8 @@ def load_tasks(names, source: str = "pinned") -> dict[str, dict]:
         raise ValueError(f"source={source!r}: expected 'pinned' or 'hub'.")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"tasks={names}: expected one name or more, each once, such as {', '.join(PAPER_TASKS)}.")
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise ImportError("Zero-shot tasks run through lm-eval: pip install 'wanda-nb[evaluation]'.") from error
     with quiet():
-        manager = TaskManager()
+        manager = _manager()
         known = PINNED_TASKS if source == "pinned" else manager.all_tasks
         if unknown := [str(name) for name in names if name not in known]:
             expected = f"one of {', '.join(known)}; source='hub' knows more" if source == "pinned" else "lm-eval's own"
@@ -55,12 +52,23 @@ def load_tasks(names, source: str = "pinned") -> dict[str, dict]:
             ) from error
 
 
+@cache
+def _manager():
+    """lm-eval's index of all its task files, which takes seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
 @contextmanager
 def quiet():
     """Without lm-eval's remarks on settings, and without bars that last a moment."""
-    import datasets
-    import lm_eval.api.model
-    import lm_eval.api.task
+    try:
+        import datasets
+        import lm_eval.api.model
+        import lm_eval.api.task
+    except ImportError as error:
+        raise ImportError("Zero-shot tasks run through lm-eval: pip install 'wanda-nb[evaluation]'.") from error
 
     def plain(items, **_):
         return items
