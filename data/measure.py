@@ -4,9 +4,9 @@ python data/measure.py sparsity        perplexity against sparsity, three method
 python data/measure.py calibration     how many samples, of which text, drawn with which seed: 10 minutes
 python data/measure.py groups          score × comparison group, three draws: 5 minutes
 python data/measure.py intervals       perplexity against sparsity, with the loss of every window: 12 minutes
-python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda at 50%: 10 minutes
+python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda at 50%: 30 minutes
 python data/measure.py thousand        the same on up to 1,000 items of each task, not 200: an hour
-python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls: 30 minutes
+python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls: 35 minutes
 python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns: 100 minutes
 python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
