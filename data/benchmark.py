@@ -20,10 +20,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from experiments.record import code_identity
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import wanda_nb as wn
-from wanda_nb.results import gib, provenance
+from wanda_nb.provenance import provenance
+from wanda_nb.results import gib
 from wanda_nb.shards import write_index, write_shard
 from wanda_nb.skeleton import Skeleton
 
@@ -147,7 +149,7 @@ def run(asked) -> None:
     rows = []
     for pattern in (None, "2:4"):
         for number in range(asked.repeat):
-            row = {"pattern": pattern or "50%", "run": number}
+            row = {"pattern": pattern or "50%", "repeat": number, "run": 0}
             row["ours"] = ours(asked.folder, scratch, tokens, pattern, device, asked.batch_size)
             if asked.published:
                 row["published"], weights = published(asked.published, asked.folder, tokens, pattern, device)
@@ -155,14 +157,15 @@ def run(asked) -> None:
                 del weights
             rows.append(row)
     shutil.rmtree(scratch)
+    made = {"script": code_identity([Path(__file__)]), **provenance(Skeleton(asked.folder).model, device)}
+    made["model"] = "random weights"  # by `build`, always the same
     record = {
         "command": f"python data/benchmark.py run FOLDER --samples {asked.samples} --length {asked.length}",
         "shape": {key: getattr(config, key) for key in SHAPES["tiny"]},
         "samples": asked.samples,
         "length": asked.length,
+        "runs": [made],
         "rows": rows,
-        **provenance(Skeleton(asked.folder).model, device),
-        "model": "random weights",
     }
     asked.results.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     table = pd.DataFrame(

@@ -1,8 +1,8 @@
 """What the README and data/README say of the measurements is what the files say."""
 
-import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,13 @@ RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def measure():
-    spec = importlib.util.spec_from_file_location("measure", ROOT / "data" / "measure.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(0, str(ROOT / "data"))
+from experiments.figures import for_readme  # noqa: E402
 
 
 def test_the_readmes_table_is_made_from_the_file():
     """`python data/measure.py figures` prints it."""
-    assert measure().for_readme(wn.measured("wikitext")) in README
+    assert for_readme(wn.measured("wikitext")) in README
 
 
 def test_every_file_of_results_is_described():
@@ -36,8 +33,21 @@ def test_every_file_of_results_is_described():
 def test_a_result_holds_what_is_needed_to_run_it_again(path):
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["command"].startswith("python data/")
-    assert {"model", "dtype", "device", "machine", "python", "versions", "date", "rows"} <= set(record)
-    assert len(record["rows"]) >= 2
+    needed = {
+        "model",
+        "weights",
+        "data",
+        "dtype",
+        "device",
+        "machine",
+        "python",
+        "versions",
+        "script",
+        "commit",
+        "date",
+    }
+    assert all(needed <= set(run) for run in record["runs"])
+    assert len(record["rows"]) >= 2 and {row["run"] for row in record["rows"]} == set(range(len(record["runs"])))
 
 
 @pytest.mark.parametrize("name", ["wikitext", "zero_shot", "seconds", "ablations", "recovery"])

@@ -18,8 +18,9 @@ import wanda_nb as wn
 from .methods import METHODS, UPDATES
 from .models import model_folder, native_dtype
 from .progress import duration, matmul_rate
+from .provenance import provenance
 from .ranks import world
-from .results import gib, provenance
+from .results import gib
 from .skeleton import Skeleton
 from .tasks import PAPER_TASKS
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
-import os
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import metadata, version
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 
 def gib(size: float) -> str:
@@ -92,26 +88,6 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f"<p>{self.headline()}</p><p>{self.timing()}</p>{self.summary().to_html()}"
-
-
-def provenance(model, device=None) -> dict:
-    """Where a number came from, beside the settings of the run: model, dtype, device, versions and date.
-
-    device: where it was computed, by default where the model is.
-    """
-    parameter = next(model.parameters())
-    device = device or parameter.device
-    on_gpu = device.type == "cuda"
-    source = Path(model.config._name_or_path)  # a hub id, or a folder whose whereabouts are nobody's business
-    return {
-        "model": source.name if source.is_dir() else str(source),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "wanda-nb")},
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 def measured(name: str) -> dict:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .models import check_weights, decoder_blocks, sparsity
-from .results import Report, provenance, repository
+from .provenance import provenance
+from .results import Report, repository
 
 FORMAT = "wanda_nb bitmask 1"
 BITS, SHAPE, VALUES = ":bitmask", ":shape", ":values"

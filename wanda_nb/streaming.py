@@ -14,9 +14,10 @@ from .capture import first_hidden_states
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import Plan, make_plan
 from .progress import Clock, duration, progress_bar
+from .provenance import provenance
 from .pruning import block_loop, check_widths
 from .ranks import my_share, world
-from .results import Report, gib, provenance
+from .results import Report, gib
 from .runs import Run, digest, identity
 from .shards import FLOATS, read_shard, write_shard
 from .skeleton import Estimate, Skeleton

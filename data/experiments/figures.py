@@ -1,0 +1,37 @@
+"""The README's pictures and table, from what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+import wanda_nb as wn
+from wanda_nb import plots
+
+
+def figures(folder: Path) -> None:
+    """Draw the pictures into a folder and print the table."""
+    plots.style()
+    drawn = {"intervals": plots.perplexity_intervals, "wikitext": plots.pattern_perplexities}
+    for name, draw in drawn.items():
+        rows = {row["row"]: row for row in wn.measured(name)["rows"]}
+        dense = wn.perplexity_interval(rows.pop("dense")["losses"])
+        table = [
+            {**row, "pattern": row.get("pattern") or "50%", **wn.perplexity_interval(row["losses"])._asdict()}
+            for row in rows.values()
+        ]
+        draw(pd.DataFrame(table), dense).savefig(folder / f"{name}.png", dpi=150)
+    print(for_readme(wn.measured("wikitext")))
+
+
+def for_readme(record: dict) -> str:
+    """WikiText-2 as the README's table: perplexity and its interval, by method and pattern."""
+    cells = {}
+    for row in record["rows"]:
+        found = wn.perplexity_interval(row["losses"])
+        cells[row["method"], row["pattern"]] = f"{found.value:,.1f} ({found.low:,.1f}–{found.high:,.1f})"
+    lines = [f"| dense: {cells[None, None]} | 50% | 4:8 | 2:4 |", "|---|---|---|---|"]
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        lines.append(f"| {method} | " + " | ".join(cells.get((method, p), "") for p in (None, "4:8", "2:4")) + " |")
+    return "\n".join(lines)
