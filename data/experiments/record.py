@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from wanda_nb import assets
 from wanda_nb.progress import duration
 from wanda_nb.provenance import provenance
 from wanda_nb.shards import write_text
@@ -45,7 +46,7 @@ def measure(experiment: Experiment, path: Path, command: str, scripts: Iterable[
     scripts: the files whose code decides what a row is.
     """
     settings = json.loads(json.dumps(experiment.settings))
-    made = provenance(experiment.model, pinned=experiment.pinned, files=experiment.files)
+    made = provenance(experiment.model, data=assets.checksums(experiment.pinned, experiment.files))
     made = {"script": code_identity(scripts), **made}
     record = read(path)
     if {key: record.get(key) for key in settings} != settings:
