@@ -19,9 +19,10 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm-eval", "numpy
 def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
     """All that is needed to get a number again, beside the settings of the run: a dict of plain values.
 
-    model: its name and the sha256 of its config and weights as they are now (None where they are on disk alone).
-    device: where it was computed, by default where the model is. data: ``{file name: sha256}`` of what was read beside
-    the model (``assets.checksums``). Then: dtype, machine, versions of all packages that can change a result, the commit of a checkout, and the date.
+    model: its name, and the sha256 of its config and weights as they are now (None where they are on disk alone).
+    device: where it was computed, by default where the model is.
+    data: ``{file name: sha256}`` of what was read beside the model (``assets.checksums``).
+    Besides: dtype, machine, the versions of all packages that can change a result, a checkout's commit, and the date.
     """
     parameter = next(model.parameters())
     device = device or parameter.device
