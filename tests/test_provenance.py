@@ -148,3 +148,11 @@ def test_an_old_row_stands_under_its_own_provenance_until_it_is_measured_again(s
     found = json.loads(script.path.read_text(encoding="utf-8"))
     by_name = {row["row"]: found["runs"][row["run"]] for row in found["rows"]}
     assert by_name["wanda"] == before["runs"][0] and by_name["dense"]["script"] != by_name["wanda"]["script"]
+
+
+def test_a_row_that_the_experiment_no_longer_has_goes(script):
+    script.run()
+    found = json.loads(script.path.read_text(encoding="utf-8"))
+    found["rows"][1]["row"] = "of another day"
+    script.path.write_text(json.dumps(found), encoding="utf-8")
+    assert [row["row"] for row in script.run()["rows"]] == ["dense", "wanda"] and script.calls == ["wanda"]

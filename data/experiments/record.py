@@ -51,7 +51,8 @@ def measure(experiment: Experiment, path: Path, command: str, scripts: Iterable[
     record = read(path)
     if {key: record.get(key) for key in settings} != settings:
         record = {"runs": [], "rows": []}  # the numbers of other settings belong under no common heading
-    record = {"command": command, **settings, "runs": record["runs"], "rows": record["rows"]}
+    rows = [row for row in record["rows"] if row["row"] in experiment.rows]
+    record = {"command": command, **settings, "runs": record["runs"], "rows": rows}
     missing = [name for name in experiment.rows if not _kept(record, name, made)]
     print(f"{path.name}: {len(experiment.rows) - len(missing)} rows kept, {len(missing)} to be measured", flush=True)
     seconds: list[float] = []
@@ -87,7 +88,7 @@ def _put(record: dict, row: dict, made: dict, order: list[str]) -> None:
     if made not in runs:
         runs.append(made)
     rows.append({**row, "run": runs.index(made)})
-    rows.sort(key=lambda row: order.index(row["row"]) if row["row"] in order else len(order))
+    rows.sort(key=lambda row: order.index(row["row"]))
     used = sorted({row["run"] for row in rows})
     record["runs"] = [runs[number] for number in used]
     record["rows"] = [{**row, "run": used.index(row["run"])} for row in rows]
