@@ -72,7 +72,8 @@ class Shards:
 
     def size(self, names: Iterable[str] | None = None) -> int:
         """Bytes of so many tensors, by default all."""
-        widths = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+        widths = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4}
+        widths |= {"F16": 2, "BF16": 2, "I16": 2, "U16": 2}
         wanted = self.files if names is None else names
         return sum(torch.Size(self.shapes[name]).numel() * widths.get(self.kinds[name], 1) for name in wanted)
 
@@ -101,17 +102,28 @@ class Shards:
 def read_shard(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """So many tensors of one shard, in memory of their own: the file is mapped, read and let go.
 
-    Raises ValueError, naming the tensor, for a value that is not finite.
+    Raises ValueError for a file that is missing, cut short or lacks a tensor, and, naming the tensor, for a value that
+    is not finite.
     """
-    with safe_open(path, framework="pt") as file:
-        found = {name: file.get_tensor(name).clone() for name in names}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name).clone() for name in names}
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is damaged, cut short or gone since it was listed ({error}): fetch the checkpoint again, or, if it "
+            "is one of a pruned model's, prune into another destination."
+        ) from error
     for name, tensor in found.items():
-        if tensor.is_floating_point() and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
-            raise ValueError(
-                f"{name} in {path.name} has values that are not finite: expected finite ones. "
-                "Is the checkpoint damaged? Blocks before it are finished and kept."
-            )
+        hint = "Is the checkpoint damaged? Blocks before it are finished and kept."
+        check_finite(tensor, f"{name} in {path.name}", hint)
     return found
+
+
+def check_finite(tensor: torch.Tensor, what: str, hint: str) -> None:
+    """Raises ValueError where a tensor of a dtype that is computed in holds a value that is not finite."""
+    floats = tensor.dtype in FLOATS.values() and tensor.numel()
+    if floats and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
+        raise ValueError(f"{what} has values that are not finite: expected finite ones. {hint}")
 
 
 def write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> int:

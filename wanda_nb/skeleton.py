@@ -17,7 +17,7 @@ from .models import decoder_blocks, linear_layers, weight_matrix
 from .progress import duration, matmul_rate
 from .pruning import two_passes
 from .results import gib
-from .shards import FLOATS, Shards
+from .shards import FLOATS, Shards, check_finite
 
 
 class Estimate(NamedTuple):
@@ -105,15 +105,21 @@ class Skeleton:
                         "Stream the unquantised checkpoint, then quantise the result."
                     )
 
-    def cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the checkpoint in the dtype that is computed in."""
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+    def cast(self, module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A module's tensors {name in it: as stored} in the dtypes that it computes in; empties what it is given."""
+        own, found = module.state_dict(), {}
+        for name in list(tensors):
+            tensor = found[name] = tensors.pop(name)
+            if tensor.is_floating_point() and tensor.dtype != own[name].dtype:
+                found[name] = tensor.to(own[name].dtype)
+                check_finite(found[name], f"{name} in {own[name].dtype}", "Compute in a dtype that holds its values.")
+        return found
 
     @contextmanager
     def in_place(self, module, tensors: dict[str, torch.Tensor], device):
-        """Give a module's parameters their values for a while, in the dtype that is computed in."""
+        """Give a module's parameters their values for a while."""
         for name, tensor in tensors.items():
-            set_module_tensor_to_device(module, name, device, value=self.cast(tensor))
+            set_module_tensor_to_device(module, name, device, value=tensor, dtype=tensor.dtype)
         try:
             yield
         finally:
@@ -125,6 +131,10 @@ class Skeleton:
         block = max(self.shards.size(names.values()) for names in self.names)
         layers = [weight_matrix(layer) for layer in linear_layers(self.blocks[0]).values()]
         select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
+        computed = max(sum(t.nbytes for t in block.state_dict().values()) for block in self.blocks)
+        if plan.statistic and computed != block:  # masks are kept until the original weights are read again
+            select += sum(W.numel() for W in layers)
+            block = max(block, computed)
         if plan.update:
             select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
         hidden = compute = 0
