@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import wanda_nb as wn
 from wanda_nb import memory, runs, shards, skeleton
 
+
 @pytest.fixture
 def source(tmp_path):
     return saved(tiny_model(), tmp_path / "source")

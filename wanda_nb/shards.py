@@ -42,15 +42,15 @@ class Shards:
 
     def _listed(self) -> dict[str, Path]:
         index, single = self.folder / INDEX, self.folder / SINGLE
+        if single.is_file():  # where there are both, from_pretrained reads this one
+            self._read_header(single)
+            return dict(self.files)
         if index.is_file():
             try:
                 names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError) as error:
+                return {name: self.folder / file for name, file in names.items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{INDEX} is damaged ({error}): fetch the checkpoint again.") from error
-            return {name: self.folder / file for name, file in names.items()}
-        if single.is_file():
-            self._read_header(single)
-            return dict(self.files)
         raise FileNotFoundError(
             f"No safetensors checkpoint in {self.folder}: expected {INDEX} with its shards, or {SINGLE}. "
             "Older formats: load the model once and model.save_pretrained(folder)."
