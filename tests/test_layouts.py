@@ -1,4 +1,4 @@
-"""Whatever checkpoint plain transformers reads, it is that model which is pruned, and plain transformers reads it again."""
+"""Whatever checkpoint plain transformers reads: that model is pruned, and plain transformers reads it again."""
 
 import json
 

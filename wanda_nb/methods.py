@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     statistic: type | None
 
     def pruner(self, block: int) -> Callable:
-        """A function that prunes W (out, in) in place: (W, statistic) -> (sparsity asked, columns for the report, mask).
+        """A function (W, statistic) -> (sparsity asked, columns for the report, mask) that prunes W (out, in) in place.
 
         The mask (out, in) is True where a weight went; None after an update, which gives every weight a new value.
         """

@@ -110,8 +110,8 @@ def read_shard(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
             found = {name: file.get_tensor(name).clone() for name in names}
     except (FileNotFoundError, SafetensorError) as error:
         raise ValueError(
-            f"{path} is damaged, cut short or gone since it was listed ({error}): fetch the checkpoint again, or, if it "
-            "is one of a pruned model's, prune into another destination."
+            f"{path} is damaged, cut short or gone since it was listed ({error}): fetch the checkpoint again, or, if "
+            "it is one of a pruned model's, prune into another destination."
         ) from error
     for name, tensor in found.items():
         hint = "Is the checkpoint damaged? Blocks before it are finished and kept."

@@ -19,7 +19,6 @@ from .pruning import two_passes
 from .results import gib
 from .shards import FLOATS, INDEX, SINGLE, Shards, check_finite
 
-
 EXPECTED_ALL = (
     ": expected all tensors of the model in config.json. Is the download complete? If its names are of an older "
     "fashion, load the model once and model.save_pretrained(folder)."

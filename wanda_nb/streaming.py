@@ -16,7 +16,7 @@ from .progress import Clock, duration, progress_bar
 from .pruning import block_loop, check_widths
 from .ranks import my_share, world
 from .results import Report, gib, provenance
-from .runs import Run, digest, identity
+from .runs import Run, digest, identity, in_use
 from .skeleton import Estimate, Skeleton
 from .text import check_tokens
 
@@ -41,20 +41,21 @@ def prune_checkpoint(
     """Prune a checkpoint folder into a new one, one block at a time: the masks of ``prune``, in little memory.
 
     source: a folder with config and safetensors shards, never changed. destination: a new folder, which plain
-    ``from_pretrained`` loads: tokenizer, config and model card, a shard for each block. Every tensor keeps its dtype, and
-    every value that is not pruned its bits; only the new weights of an update are rounded, to the dtype they are
-    stored in.
+    ``from_pretrained`` loads: tokenizer, config and model card, a shard for each block. Every tensor keeps its dtype,
+    and every value that is not pruned its bits; the new weights of an update are rounded to the dtype they had.
     tokens, method, sparsity, pattern, group, update, attention_mask, device, batch_size: as for ``prune``.
     dtype: to compute in, by default what config.json names; the masks are those of ``prune`` on the model loaded in it.
-    Magnitude without an update computes nothing: it compares the weights as they are stored. budget: bytes of CPU memory for the hidden states, by default
-    half of what is free; with more of them, they are kept in a file. calibration: what the model card says of the text.
+    Magnitude without an update computes nothing: it compares the weights as they are stored.
+    budget: bytes of CPU memory for the hidden states, by default half of what is free; with more of them, they are kept
+    in a file. calibration: what the model card says of the text.
 
     What is finished is safe on disk after every block. Started again with the same arguments, a killed run goes on and
     ends with the same bytes; it runs finished blocks once more, for what enters the next one. Under ``torchrun`` the
     windows are shared among the processes, which must all see both folders.
 
     Before any work, raises ValueError for arguments that do not fit or a damaged checkpoint, FileExistsError for a
-    destination begun otherwise, OSError for too little space. A value that is not finite stops the run at its block.
+    destination begun otherwise, or with a score of your own of which nobody can say whether it is still the same;
+    OSError for too little space or another run at work there. A value that is not finite stops the run at its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
     source, destination, device = Path(source), Path(destination), torch.device(device)
@@ -70,6 +71,15 @@ def prune_checkpoint(
         "dtype": str(skeleton.dtype) if plan.statistic else None,
         "processes": world()[1],
     }
+    with in_use(destination):
+        return _pruned(
+            skeleton, plan, asked, destination, tokens, attention_mask, batch_size, device, budget, calibration
+        )
+
+
+def _pruned(
+    skeleton, plan, asked, destination, tokens, attention_mask, batch_size, device, budget, calibration
+) -> Report:
     run = Run(destination, asked, len(skeleton.blocks))
     shape = tuple(tokens.shape) if plan.statistic else ()
     if plan.statistic:
@@ -90,7 +100,7 @@ def prune_checkpoint(
         rows = block_loop(skeleton.blocks, states, plan, place, clock, bar)
     report = Report(
         plan.name,
-        pattern,
+        f"{plan.nm[0]}:{plan.nm[1]}" if plan.nm else None,
         plan.group,
         plan.update,
         shape,
