@@ -134,7 +134,7 @@ def write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> int:
         mode = beside.stat().st_mode
         save_file(tensors, beside, metadata={"format": "pt"})
         os.chmod(beside, mode)  # as any new file; safetensors leaves it to the owner alone
-        return _settle(beside, path)
+        return settle(beside, path)
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
         raise OSError(
@@ -147,7 +147,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file that is there whole or not at all."""
     beside = path.with_suffix(path.suffix + ".tmp")
     beside.write_text(text, encoding="utf-8")
-    _settle(beside, path)
+    settle(beside, path)
 
 
 def write_index(folder: Path, shards: dict[str, list[str]], total: int) -> None:
@@ -160,17 +160,24 @@ def write_index(folder: Path, shards: dict[str, list[str]], total: int) -> None:
 def copy_others(shards: Shards, folder: Path) -> None:
     for path in shards.others():
         shutil.copyfile(path, folder / path.name)
+        sync(folder / path.name)
 
 
-def _settle(beside: Path, path: Path) -> int:
-    """Have a finished file's bytes on the disk, then give it its name, and have that on the disk."""
-    with open(beside, "rb+") as file:
-        os.fsync(file.fileno())
+def settle(beside: Path, path: Path) -> int:
+    """Have a finished file's bytes on the disk, then give it its name, and have that on the disk; returns its size."""
+    sync(beside)
     os.replace(beside, path)
-    if os.name == "posix":
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync(path.parent)
     return path.stat().st_size
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk, where a power cut does no harm."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
