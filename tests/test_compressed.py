@@ -76,11 +76,11 @@ class Buffers(nn.Module):
             values = torch.zeros(16, 24)
             if fill:
                 values[:, ::5] = torch.arange(1, 81).view(16, 5)[:, : values[:, ::5].shape[1]] % 7
-            self.register_buffer(name, values.to(dtype))
+            self.register_buffer(f"a_{name}", values.to(dtype))
         self.register_buffer("empty", torch.zeros(0))
         self.register_buffer("empty2", torch.zeros(0, 3))
         self.register_buffer("flat", torch.arange(5.0) * fill)
-        self.register_buffer("part", self.float32[:4])  # a view that begins where the whole does
+        self.register_buffer("part", self.a_float32[:4])  # a view that begins where the whole does
 
 
 KINDS = {
@@ -99,7 +99,7 @@ def test_a_buffer_of_any_dtype_comes_back(tmp_path):
     again = wn.load_compressed(Buffers(), tmp_path / "small.safetensors").state_dict()
     for name, tensor in full.state_dict().items():
         assert same_bits(again[name], tensor) and bool(tensor.view(torch.uint8).any()) == (tensor.numel() > 0), name
-    assert "int8:bitmask" in load_file(tmp_path / "small.safetensors")
+    assert "a_int8:bitmask" in load_file(tmp_path / "small.safetensors")
 
 
 def test_nothing_is_left_where_it_cannot_be_written(model, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,8 @@ def load_compressed(model: nn.Module, path) -> nn.Module:
     on_meta = {name: tensor for name, tensor in state.items() if own[name].is_meta}
     model.load_state_dict(on_meta, strict=False, assign=True)
     for name in on_meta.keys() & tied.keys():
-        (module, leaf), (other, its) = (
-            (model.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2]) for n in (name, tied[name])
-        )
-        setattr(module, leaf, getattr(other, its))
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, operator.attrgetter(tied[name])(model))
     return model
 
 

@@ -18,7 +18,7 @@ from .identity import tensor_bytes
 
 #: Builtins whose answer depends on more than what a function refers to.
 OPAQUE = {"__import__", "compile", "eval", "exec", "globals", "input", "locals", "open", "vars"}
-PLAIN = {int, float, complex, bool, str, bytes, range, type(None), type(Ellipsis), torch.dtype, torch.device}
+PLAIN = {int, float, complex, bool, str, bytes, range, type(None), type(...), torch.dtype, torch.device}
 CODE = ("code", "names", "varnames", "freevars", "cellvars", "argcount", "posonlyargcount", "kwonlyargcount", "flags")
 
 
@@ -38,7 +38,7 @@ def function_identity(function) -> str:
 
 def _part(thing, seen: dict[int, int]) -> str:
     """A thing as text that differs where the thing does. seen: functions met so far, which may call themselves."""
-    kind = type(thing)
+    kind: type = type(thing)
     if kind in PLAIN or isinstance(thing, np.generic):
         return f"{kind.__name__} {thing!r}"
     if name := _installed(thing):

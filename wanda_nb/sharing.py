@@ -19,8 +19,8 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
 
     report: what ``prune`` returned. calibration: source, samples, length, seed and whatever else tells which tokens.
     measured: what was measured, such as ``perplexity=32.4``. All goes into the card (README.md) and into pruning.json.
-    The folder is there whole or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer zeros than the report says, as after
-    a dense merge; FileExistsError if the folder is not empty.
+    The folder is there whole or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
+    zeros than the report says, as after a dense merge; FileExistsError if the folder is not empty.
     Introduced in notebook 06, "Save and share".
     """
     folder = Path(folder)
