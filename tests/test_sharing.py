@@ -5,8 +5,6 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
 import wanda_nb as wn
@@ -52,49 +50,35 @@ def test_nothing_is_overwritten(model, report, tmp_path):
         wn.save_pruned(model, Tokenizer(), tmp_path, report)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
-def test_compressed_gives_back_every_bit(architecture, dtype, tokens, tmp_path):
-    model = tiny_model(architecture, dtype)
-    wn.prune(model, tokens, sparsity=0.6)
-    layer = next(iter(wn.linear_layers(wn.decoder_blocks(model)[0]).values()))
-    layer.weight.data[0, :3] = torch.tensor([-0.0, torch.finfo(dtype).tiny / 2, -1.0])  # signed zero, subnormal
-    size = wn.save_compressed(model, tmp_path / "small.safetensors")
-    assert size == (tmp_path / "small.safetensors").stat().st_size
-    empty = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
-    again = wn.load_compressed(empty, tmp_path / "small.safetensors").state_dict()
-    bits = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
-    for name, tensor in model.state_dict().items():
-        assert again[name].dtype == tensor.dtype and torch.equal(again[name].view(bits), tensor.view(bits)), name
+class Failing(Tokenizer):
+    def save_pretrained(self, folder):
+        super().save_pretrained(folder)
+        raise OSError("disk full")
 
 
-def test_the_size_shows_the_sparsity(tokens, tmp_path):
-    sizes, pruned = {}, 0
-    for sparsity in (0, 0.25, 0.5, 0.75):
-        model = tiny_model(hidden_size=128, intermediate_size=256, num_attention_heads=4, head_dim=32)
-        wn.prune(model, tokens, sparsity=sparsity)
-        sizes[sparsity] = wn.save_compressed(model, tmp_path / f"{sparsity}.safetensors")
-        pruned = sum(m.weight.numel() for b in wn.decoder_blocks(model) for m in wn.linear_layers(b).values())
-    bitmask = pruned / 8
-    for sparsity in (0.25, 0.5, 0.75):
-        saved = sizes[0] - sizes[sparsity]
-        assert saved == pytest.approx(4 * sparsity * pruned - bitmask, rel=0.02)  # and a few hundred bytes of names
+@pytest.mark.parametrize("exists", [False, True])
+def test_it_is_there_whole_or_not_at_all(exists, model, report, tmp_path):
+    folder = tmp_path / "deep" / "pruned"
+    if exists:
+        folder.mkdir(parents=True)
+    with pytest.raises(OSError, match="disk full"):
+        wn.save_pruned(model, Failing(), folder, report)
+    assert list((tmp_path / "deep").rglob("*")) == [folder] * exists
+    assert wn.save_pruned(model, Tokenizer(), folder, report) == folder
+    assert AutoModelForCausalLM.from_pretrained(folder) and list((tmp_path / "deep").iterdir()) == [folder]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert folder.stat().st_mode == plain.stat().st_mode
 
 
-def test_tied_weights_are_stored_once(tokens, tmp_path):
-    tied, loose = (tiny_model(tie_word_embeddings=tie) for tie in (True, False))
-    sizes = [wn.save_compressed(model, tmp_path / "x.safetensors") for model in (tied, loose)]
-    assert sizes[1] - sizes[0] >= 96 * 32 * 4
-    wn.save_compressed(tied, tmp_path / "tied.safetensors")
-    again = wn.load_compressed(tiny_model(tie_word_embeddings=True, num_hidden_layers=3), tmp_path / "tied.safetensors")
-    assert torch.equal(again.lm_head.weight, tied.lm_head.weight)
+def test_it_gets_its_name_when_all_is_on_the_disk(model, report, tmp_path, monkeypatch):
+    synced, folder = set(), tmp_path / "pruned"
+    monkeypatch.setattr("wanda_nb.sharing.sync", lambda path: synced.add((path.name, folder.exists())))
+    wn.save_pruned(model, Tokenizer(), folder, report)
+    assert synced == {(path.name, False) for path in (folder, *folder.iterdir())} | {(tmp_path.name, True)}
 
 
-def test_files_that_do_not_fit(model, tmp_path):
-    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no file of save_compressed"):
-        wn.load_compressed(model, tmp_path / "other.safetensors")
-    wn.save_compressed(model, tmp_path / "small.safetensors")
-    for other in (tiny_model(num_hidden_layers=4), tiny_model(intermediate_size=64)):
-        with pytest.raises(ValueError, match="does not fit"):
-            wn.load_compressed(other, tmp_path / "small.safetensors")
+def test_a_file_of_that_name_is_left_alone(model, report, tmp_path):
+    (tmp_path / "mine").write_text("work")
+    with pytest.raises(FileExistsError, match="not empty"):
+        wn.save_pruned(model, Tokenizer(), tmp_path / "mine", report)

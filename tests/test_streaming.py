@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import INDEX, Killed, contents, load, rewrite, saved, stop_after
 from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 import wanda_nb as wn
 from wanda_nb import memory, runs, shards, skeleton
-
-INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture
@@ -25,29 +24,15 @@ def source(tmp_path):
     return saved(tiny_model(), tmp_path / "source")
 
 
-def saved(model, folder: Path, shard_size="20KB") -> Path:
-    model.save_pretrained(folder, max_shard_size=shard_size)
-    return folder
-
-
 def same(a, b) -> bool:
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
-
-
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(folder)
 
 
 def in_memory(folder, *args, **how):
     model = load(folder)
     wn.prune(model, *args, **how)
     return model
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file that is the model, without the records of how long it took."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("run.json", "README.md", "pruning.json")}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -98,14 +83,6 @@ def test_hidden_states_in_a_file_change_nothing(source, tokens, tmp_path, monkey
     wn.prune_checkpoint(source, tmp_path / "out", tokens, budget=0)
     assert len(made) == 1 and contents(tmp_path / "out") == contents(tmp_path / "plain")
     assert not list((tmp_path / "out").glob("*.tmp"))
-
-
-def test_computed_in_float32_stored_as_before(tokens, tmp_path):
-    source = saved(tiny_model(dtype=torch.bfloat16), tmp_path / "source")
-    wn.prune_checkpoint(source, tmp_path / "out", tokens, dtype=torch.float32)
-    got, expected = load(tmp_path / "out"), load(source).float()
-    wn.prune(expected, tokens)
-    assert got.dtype == torch.bfloat16 and same(got, expected.bfloat16())
 
 
 def test_an_update_is_rounded_before_it_is_propagated(tokens, tmp_path, monkeypatch):
@@ -170,22 +147,6 @@ def test_names_without_the_base_models_prefix(source, tokens, tmp_path):
 # ---- broken off and started again
 
 
-class Killed(BaseException):
-    pass
-
-
-def stop_after(blocks: int, monkeypatch) -> None:
-    """The run dies when it is about to record one block more."""
-    add = runs.Run.add
-
-    def dies(run, index, rows, seconds):
-        if index == blocks:
-            raise Killed
-        add(run, index, rows, seconds)
-
-    monkeypatch.setattr(runs.Run, "add", dies)
-
-
 @pytest.mark.parametrize("blocks", [0, 1, 2])
 @pytest.mark.parametrize("method", ["wanda", "magnitude"])
 def test_it_goes_on_at_the_block_where_it_stopped(blocks, method, source, tokens, tmp_path, monkeypatch):
@@ -196,7 +157,7 @@ def test_it_goes_on_at_the_block_where_it_stopped(blocks, method, source, tokens
     monkeypatch.undo()
     assert not (tmp_path / "out" / INDEX).exists()  # nobody takes it for a model
     pruned, write = [], shards.write_shard
-    monkeypatch.setattr("wanda_nb.streaming.write_shard", lambda path, t: pruned.append(path.name) or write(path, t))
+    monkeypatch.setattr("wanda_nb.ondisk.write_shard", lambda path, t: pruned.append(path.name) or write(path, t))
     report = wn.prune_checkpoint(source, tmp_path / "out", tokens, method)
     assert len(pruned) == 3 - blocks and len(report.layers) == 21
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -270,22 +231,6 @@ def test_a_changed_call_is_refused_not_mixed_in(change, named, source, tokens, t
     assert contents(tmp_path / "out") == before
 
 
-def test_a_score_of_your_own_is_known_by_its_code(source, tokens, tmp_path, monkeypatch):
-    def score(W, norm):
-        return W.abs() * norm
-
-    stop_after(1, monkeypatch)
-    with pytest.raises(Killed):
-        wn.prune_checkpoint(source, tmp_path / "out", tokens, score)
-    monkeypatch.undo()
-
-    def score(W, norm):
-        return W.abs() + norm
-
-    with pytest.raises(FileExistsError, match="plan"):
-        wn.prune_checkpoint(source, tmp_path / "out", tokens, score)
-
-
 # ---- faults, each refused by name, the source untouched
 
 
@@ -320,14 +265,6 @@ def broken_index(source):
 def no_checkpoint(source):
     for path in (*source.glob("*.safetensors"), source / INDEX):
         path.unlink()
-
-
-def rewrite(source, name, edit):
-    for path in source.glob("*.safetensors"):
-        tensors = load_file(path)
-        if name in tensors:
-            tensors[name] = edit(tensors[name])
-            save_file({n: t for n, t in tensors.items() if t is not None}, path, metadata={"format": "pt"})
 
 
 def eight_bits(source):
@@ -427,7 +364,7 @@ def test_too_little_space_is_seen_before_the_start(source, tokens, tmp_path, mon
     monkeypatch.setattr(runs.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 10**3))
     with pytest.raises(OSError, match=r"has .* free, but the pruned model takes"):
         wn.prune_checkpoint(source, tmp_path / "out", tokens)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_destination_that_cannot_be_written(source, tokens, tmp_path):

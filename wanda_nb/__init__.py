@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .allocation import owl_sparsity
 from .capture import InputGrams, InputNorms, first_hidden_states
+from .compressed import load_compressed, save_compressed
 from .evaluation import ZeroShot, complete, perplexity, window_losses, zero_shot
 from .masks import nm_mask, prune_mask
 from .models import decoder_blocks, linear_layers, load_model, model_folder, sparsity, weight_matrix
@@ -11,7 +12,7 @@ from .pruning import prune
 from .recovery import Recovery, merge_lora, recover
 from .results import Report, measured, published
 from .scores import magnitude_score, ria_score, wanda_score
-from .sharing import load_compressed, save_compressed, save_pruned
+from .sharing import save_pruned
 from .sparsegpt import inverse_factor, obs_prune
 from .streaming import estimate_checkpoint, prune_checkpoint
 from .text import calibration_tokens, documents, evaluation_tokens, published_windows, training_tokens

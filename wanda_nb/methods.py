@@ -47,20 +47,24 @@ class Plan(NamedTuple):
     statistic: type | None
 
     def pruner(self, block: int) -> Callable:
-        """A function (W, statistic) -> (sparsity asked, columns for the report) that prunes W (out, in) in place."""
+        """A function (W, statistic) -> (sparsity asked, columns for the report, mask) that prunes W (out, in) in place.
+
+        The mask (out, in) is True where a weight went; None after an update, which gives every weight a new value.
+        """
         sparsity = self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
         factors = _Factors()
 
         def select(score: torch.Tensor) -> torch.Tensor:
             return nm_mask(score, *self.nm) if self.nm else prune_mask(score, sparsity, self.group)
 
-        def prune_layer(W: torch.Tensor, statistic: torch.Tensor | None) -> tuple[float, dict]:
+        def prune_layer(W: torch.Tensor, statistic: torch.Tensor | None) -> tuple[float, dict, torch.Tensor | None]:
             if self.update is None:
-                W.masked_fill_(select(self._score(W, statistic)), 0)
-                return sparsity, {}
+                mask = select(self._score(W, statistic))
+                W.masked_fill_(mask, 0)
+                return sparsity, {}, mask
             factor, damping = factors(statistic)
             W.copy_(self._updated(W, statistic, factor, select))
-            return sparsity, {"damping": damping}
+            return sparsity, {"damping": damping}, None
 
         return prune_layer
 
@@ -142,9 +146,9 @@ def _checked(sparsity, blocks: int) -> float | tuple[float, ...]:
         return 0.5
     if not isinstance(sparsity, Sequence) or isinstance(sparsity, str):
         check_sparsity(sparsity)
-        return sparsity  # type: ignore[return-value]  # a string has not passed the check
+        return float(sparsity)  # type: ignore[arg-type]  # a string has not passed the check
     for one in sparsity:
         check_sparsity(one)
     if len(sparsity) != blocks:
         raise ValueError(f"{len(sparsity)} sparsities for {blocks} blocks: expected one each, or one number for all.")
-    return tuple(sparsity)
+    return tuple(float(one) for one in sparsity)

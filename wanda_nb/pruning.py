@@ -105,6 +105,7 @@ def block_loop(blocks, states, plan, place, clock, bar) -> list[dict]:
     states: HiddenStates of this process's windows; None for a method that reads no inputs. place: where blocks come
     from and go to. It has ``finished(index)``, the rows of a block that an earlier run pruned (or None);
     ``visit(index)``, a context that has the block's weights at hand and yields the device to compute on;
+    ``masked(index, name, mask)``, called for each layer whose weights went by a mask and else stayed as they were;
     ``keep(index, rows)``, called when the block is pruned. Returns a row for each layer, for the report.
     """
     rows = []
@@ -114,7 +115,7 @@ def block_loop(blocks, states, plan, place, clock, bar) -> list[dict]:
         if found is None or propagates:
             with place.visit(index) as where:
                 if found is None:
-                    found = _prune_block(index, block, states, plan, where, clock)
+                    found = _prune_block(index, block, states, plan, place, where, clock)
                     place.keep(index, found)
                 if propagates:
                     with clock("propagate"):
@@ -124,7 +125,7 @@ def block_loop(blocks, states, plan, place, clock, bar) -> list[dict]:
     return rows
 
 
-def _prune_block(index, block, states, plan, where, clock) -> list[dict]:
+def _prune_block(index, block, states, plan, place, where, clock) -> list[dict]:
     rows, seen = [], {}
     if states is not None:
         with clock("capture"):
@@ -133,7 +134,9 @@ def _prune_block(index, block, states, plan, where, clock) -> list[dict]:
         prune_layer = plan.pruner(index)
         for name, layer in linear_layers(block).items():
             start = time.perf_counter()
-            asked, extra = prune_layer(weight_matrix(layer), seen.get(name))
+            asked, extra, mask = prune_layer(weight_matrix(layer), seen.get(name))
+            if mask is not None:
+                place.masked(index, name, mask)
             rows.append(_row(index, name, layer, asked, extra, time.perf_counter() - start))
     return rows
 
@@ -158,8 +161,11 @@ class _InMemory:
         finally:
             block.to(home)
 
-    def keep(self, index: int, rows: list[dict]) -> None:
+    def masked(self, index: int, name: str, mask: torch.Tensor) -> None:
         pass  # pruned in place
+
+    def keep(self, index: int, rows: list[dict]) -> None:
+        pass
 
 
 def _row(index, name, layer, asked, extra, seconds) -> dict:

@@ -4,15 +4,62 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import shutil
+import time
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
+from .functions import Unidentified, function_identity
 from .ranks import from_first_rank, world
 from .results import Report, gib
 from .shards import INDEX, RECORD, copy_others, write_index, write_text
 from .sharing import write_card
+
+LOCK = "run.lock.tmp"  # as what a killed run left: it makes no folder less empty
+ROW = {"block", "name", "shape", "asked", "reached", "select s"}
+
+
+@contextmanager
+def in_use(folder: Path):
+    """Make a folder if need be, and hold it against every other run. Raises OSError, on every rank, if one has it."""
+    made, lock, refusal = not folder.exists(), FileLock(folder / LOCK, timeout=0), None
+    if world()[0] == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            with suppress(OSError):  # some systems let nobody write into a file that is locked
+                (folder / LOCK).write_text(f"process {os.getpid()} on {platform.node()} since {time.ctime()}")
+        except Timeout:
+            refusal = (
+                f"{folder} is in use by another run ({_holder(folder)}): wait for it, or choose another destination."
+            )
+        except OSError as error:
+            refusal = f"{folder} cannot be made or locked: {error}. Choose another destination."
+    if refusal := from_first_rank(refusal):
+        raise OSError(refusal)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):
+                (folder / LOCK).unlink()  # while it is held: nobody else's is taken away
+            lock.release()
+            with suppress(OSError):
+                if made:
+                    folder.rmdir()  # if nothing came of it
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8")[:200] or "unknown"
+    except (OSError, ValueError):
+        return "unknown"
 
 
 class Run:
@@ -34,12 +81,18 @@ class Run:
             if self.folder.exists() and set(self.folder.iterdir()) - self._halves():
                 raise FileExistsError(f"{self.folder} is not empty: choose another destination, or clear it.")
             return {}
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = _checked(path)
         if changed := [key for key in self.asked if record["asked"].get(key) != self.asked[key]]:
             raise FileExistsError(
                 f"{self.folder} holds a run ({len(record['rows'])} of {self.blocks} blocks finished) that was started "
                 f"with something else as {', '.join(changed)}. Give the same arguments to go on with it, or choose "
                 "another destination."
+            )
+        if unknown := self.asked["plan"]["unknown"]:
+            raise FileExistsError(
+                f"{self.folder} holds a run, and whether it was begun with the same score function cannot be told: "
+                f"{unknown}. Choose another destination, or clear it and start anew. A killed run goes on where its "
+                "score is a function of plain numbers, tensors, functions like itself and installed packages."
             )
         return record
 
@@ -57,11 +110,14 @@ class Run:
         self.batch_size = batch_size
         if world()[0] > 0:
             return
-        for half in self._halves():
+        for half in self._halves() - {self.folder / LOCK}:
             half.unlink()
         if self.rows:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if unknown := self.asked["plan"]["unknown"]:
+            warnings.warn(
+                f"Once killed, this run could not go on, since its score has no identity: {unknown}.", stacklevel=4
+            )
         free = shutil.disk_usage(self.folder).free
         if free < estimate.disk + estimate.hidden:
             raise OSError(
@@ -78,7 +134,7 @@ class Run:
 
     def _write_record(self) -> None:
         record = {"asked": self.asked, "batch_size": self.batch_size, "seconds": self.seconds, "rows": self.rows}
-        write_text(self.folder / RECORD, json.dumps(record, default=str) + "\n")
+        write_text(self.folder / RECORD, json.dumps(record) + "\n")
 
     def end(self, skeleton, report: Report, origin: dict, calibration: dict | None) -> None:
         """Make a model of the shards: config, tokenizer and card, and last the index; all ranks wait for it."""
@@ -91,17 +147,34 @@ class Run:
         from_first_rank(None)
 
 
+def _checked(path: Path) -> dict:
+    """A record. Raises ValueError for a file that is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        rows = {int(index): [{*row} >= ROW for row in rows] for index, rows in record["rows"].items()}
+        if {*record} >= {"asked", "batch_size", "seconds"} and all(all(found) for found in rows.values()):
+            return {**record, "asked": dict(record["asked"]), "seconds": dict(record["seconds"])}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise ValueError(
+        f"{path} is no record of a run of prune_checkpoint, or a damaged one. Choose another destination, or clear "
+        f"{path.parent} and start anew."
+    )
+
+
 def identity(plan) -> dict:
-    """A plan as the record keeps it; of a score of your own, the code it runs."""
-    code = getattr(plan.score, "__code__", None)
-    score = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest() if code else None
-    sparsity = list(plan.sparsity) if isinstance(plan.sparsity, tuple) else plan.sparsity
-    nm = list(plan.nm) if plan.nm else None
+    """A plan as the record keeps it; of a score function, its identity and None, or None and why it has none."""
+    score = unknown = None
+    try:
+        score = function_identity(plan.score)
+    except Unidentified as error:
+        unknown = str(error)
     return {
         "method": plan.name,
         "score": score,
-        "sparsity": sparsity,
-        "N:M": nm,
+        "unknown": unknown,
+        "sparsity": list(plan.sparsity) if isinstance(plan.sparsity, tuple) else plan.sparsity,
+        "N:M": list(plan.nm) if plan.nm else None,
         "group": plan.group,
         "update": plan.update,
     }

@@ -42,15 +42,15 @@ class Shards:
 
     def _listed(self) -> dict[str, Path]:
         index, single = self.folder / INDEX, self.folder / SINGLE
+        if single.is_file():  # where there are both, from_pretrained reads this one
+            self._read_header(single)
+            return dict(self.files)
         if index.is_file():
             try:
                 names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError) as error:
+                return {name: self.folder / file for name, file in names.items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{INDEX} is damaged ({error}): fetch the checkpoint again.") from error
-            return {name: self.folder / file for name, file in names.items()}
-        if single.is_file():
-            self._read_header(single)
-            return dict(self.files)
         raise FileNotFoundError(
             f"No safetensors checkpoint in {self.folder}: expected {INDEX} with its shards, or {SINGLE}. "
             "Older formats: load the model once and model.save_pretrained(folder)."
@@ -72,7 +72,8 @@ class Shards:
 
     def size(self, names: Iterable[str] | None = None) -> int:
         """Bytes of so many tensors, by default all."""
-        widths = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+        widths = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4}
+        widths |= {"F16": 2, "BF16": 2, "I16": 2, "U16": 2}
         wanted = self.files if names is None else names
         return sum(torch.Size(self.shapes[name]).numel() * widths.get(self.kinds[name], 1) for name in wanted)
 
@@ -101,17 +102,28 @@ class Shards:
 def read_shard(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """So many tensors of one shard, in memory of their own: the file is mapped, read and let go.
 
-    Raises ValueError, naming the tensor, for a value that is not finite.
+    Raises ValueError for a file that is missing, cut short or lacks a tensor, and, naming the tensor, for a value that
+    is not finite.
     """
-    with safe_open(path, framework="pt") as file:
-        found = {name: file.get_tensor(name).clone() for name in names}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name).clone() for name in names}
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is damaged, cut short or gone since it was listed ({error}): fetch the checkpoint again, or, if "
+            "it is one of a pruned model's, prune into another destination."
+        ) from error
     for name, tensor in found.items():
-        if tensor.is_floating_point() and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
-            raise ValueError(
-                f"{name} in {path.name} has values that are not finite: expected finite ones. "
-                "Is the checkpoint damaged? Blocks before it are finished and kept."
-            )
+        hint = "Is the checkpoint damaged? Blocks before it are finished and kept."
+        check_finite(tensor, f"{name} in {path.name}", hint)
     return found
+
+
+def check_finite(tensor: torch.Tensor, what: str, hint: str) -> None:
+    """Raises ValueError where a tensor of a dtype that is computed in holds a value that is not finite."""
+    floats = tensor.dtype in FLOATS.values() and tensor.numel()
+    if floats and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
+        raise ValueError(f"{what} has values that are not finite: expected finite ones. {hint}")
 
 
 def write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> int:
@@ -122,7 +134,7 @@ def write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> int:
         mode = beside.stat().st_mode
         save_file(tensors, beside, metadata={"format": "pt"})
         os.chmod(beside, mode)  # as any new file; safetensors leaves it to the owner alone
-        return _settle(beside, path)
+        return settle(beside, path)
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
         raise OSError(
@@ -135,7 +147,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file that is there whole or not at all."""
     beside = path.with_suffix(path.suffix + ".tmp")
     beside.write_text(text, encoding="utf-8")
-    _settle(beside, path)
+    settle(beside, path)
 
 
 def write_index(folder: Path, shards: dict[str, list[str]], total: int) -> None:
@@ -148,17 +160,24 @@ def write_index(folder: Path, shards: dict[str, list[str]], total: int) -> None:
 def copy_others(shards: Shards, folder: Path) -> None:
     for path in shards.others():
         shutil.copyfile(path, folder / path.name)
+        sync(folder / path.name)
 
 
-def _settle(beside: Path, path: Path) -> int:
-    """Have a finished file's bytes on the disk, then give it its name, and have that on the disk."""
-    with open(beside, "rb+") as file:
-        os.fsync(file.fileno())
+def settle(beside: Path, path: Path) -> int:
+    """Have a finished file's bytes on the disk, then give it its name, and have that on the disk; returns its size."""
+    sync(beside)
     os.replace(beside, path)
-    if os.name == "posix":
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    sync(path.parent)
     return path.stat().st_size
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk, where a power cut does no harm."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -17,7 +17,12 @@ from .models import decoder_blocks, linear_layers, weight_matrix
 from .progress import duration, matmul_rate
 from .pruning import two_passes
 from .results import gib
-from .shards import FLOATS, Shards
+from .shards import FLOATS, INDEX, SINGLE, Shards, check_finite
+
+EXPECTED_ALL = (
+    ": expected all tensors of the model in config.json. Is the download complete? If its names are of an older "
+    "fashion, load the model once and model.save_pretrained(folder)."
+)
 
 
 class Estimate(NamedTuple):
@@ -50,6 +55,11 @@ class Skeleton:
         config = AutoConfig.from_pretrained(folder)
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError(f"{folder} is quantised: stream the unquantised checkpoint, then quantise the result.")
+        if named := getattr(config, "transformers_weights", None):
+            raise ValueError(
+                f"config.json names {named} as its weights: expected {INDEX} or {SINGLE}. Load the model once and "
+                "model.save_pretrained(another folder)."
+            )
         stored = [FLOATS[kind] for kind in self.shards.kinds.values() if kind in FLOATS]
         self.dtype = dtype or config.dtype or stored[0]
         with init_empty_weights(include_buffers=False):
@@ -67,12 +77,10 @@ class Skeleton:
         #: Names in the checkpoint of all that lies outside the blocks.
         self.rest = [name for name in self.shards.files if name not in inside]
         base = where.get(id(self.model.base_model), "").removesuffix(".")
+        outside = [n for n in self.model.state_dict() if n.startswith(base) and not n.startswith(tuple(prefixes))]
+        found = {name: self._stored(name, spelt) for name in outside}
         #: What has to be there for the first hidden states: {name in the model: name in the checkpoint}.
-        self.first = {
-            name: spelt(name)
-            for name in self.model.state_dict()
-            if name.startswith(base) and not name.startswith(tuple(prefixes)) and spelt(name) in self.shards.files
-        }
+        self.first = {name: stored for name, stored in found.items() if stored is not None}
         self._check()
 
     def _spelling(self, example: str):
@@ -83,16 +91,23 @@ class Skeleton:
                 return spelt
         return lambda name: name
 
+    def _stored(self, name: str, spelt) -> str | None:
+        """Where a tensor outside the blocks is stored: under its name, or a name that it is tied to, as in
+        ``from_pretrained``; None for a buffer that is not stored. Raises ValueError for a parameter that is not."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})  # {name: whose values it has}
+        root = tied.get(name, name)
+        partners = [name, root, *(other for other, its in tied.items() if its == root)]
+        stored = next((spelt(one) for one in partners if spelt(one) in self.shards.files), None)
+        if stored is None and name in dict(self.model.named_parameters(remove_duplicate=False)):
+            raise ValueError(f"{spelt(name)} is in no shard{EXPECTED_ALL}")
+        return stored
+
     def _check(self) -> None:
         for index, (block, names) in enumerate(zip(self.blocks, self.names, strict=True)):
             layers, own = linear_layers(block), block.state_dict()
             for name, stored in names.items():
                 if stored not in self.shards.files:
-                    raise ValueError(
-                        f"{stored} (block {index}) is in no shard: expected all tensors of the model in config.json. "
-                        "Is the download complete? If its names are of an older fashion, load the model once and "
-                        "model.save_pretrained(folder)."
-                    )
+                    raise ValueError(f"{stored} (block {index}) is in no shard{EXPECTED_ALL}")
                 shape, kind = self.shards.shapes[stored], self.shards.kinds[stored]
                 if shape != tuple(own[name].shape):
                     raise ValueError(
@@ -105,15 +120,21 @@ class Skeleton:
                         "Stream the unquantised checkpoint, then quantise the result."
                     )
 
-    def cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the checkpoint in the dtype that is computed in."""
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+    def cast(self, module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A module's tensors {name in it: as stored} in the dtypes that it computes in; empties what it is given."""
+        own, found = module.state_dict(), {}
+        for name in list(tensors):
+            tensor = found[name] = tensors.pop(name)
+            if tensor.is_floating_point() and tensor.dtype != own[name].dtype:
+                found[name] = tensor.to(own[name].dtype)
+                check_finite(found[name], f"{name} in {own[name].dtype}", "Compute in a dtype that holds its values.")
+        return found
 
     @contextmanager
     def in_place(self, module, tensors: dict[str, torch.Tensor], device):
-        """Give a module's parameters their values for a while, in the dtype that is computed in."""
+        """Give a module's parameters their values for a while."""
         for name, tensor in tensors.items():
-            set_module_tensor_to_device(module, name, device, value=self.cast(tensor))
+            set_module_tensor_to_device(module, name, device, value=tensor, dtype=tensor.dtype)
         try:
             yield
         finally:
@@ -125,6 +146,9 @@ class Skeleton:
         block = max(self.shards.size(names.values()) for names in self.names)
         layers = [weight_matrix(layer) for layer in linear_layers(self.blocks[0]).values()]
         select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
+        if plan.statistic and {FLOATS.get(kind) for kind in self.shards.kinds.values()} != {self.dtype}:
+            select += sum(W.numel() for W in layers)  # masks, kept until the original weights are read again
+            block = max(block, *(sum(t.nbytes for t in block.state_dict().values()) for block in self.blocks))
         if plan.update:
             select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
         hidden = compute = 0
