@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -187,42 +186,6 @@ def _with_lora(model, rank, alpha, dropout, targets, seed):
         return get_peft_model(model, how)
 
 
-def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.DataFrame]:
-    """Add the adapters to the weights they stand beside; the plain model again, and what the merge cost by layer.
-
-    W + scaling * B A is dense, whatever W was. keep_zeros=True merges under the mask: where W (out, in) is
-    zero it stays zero, and the part of the update that fell on zeros is lost. keep_zeros=False merges densely,
-    which undoes the pruning. One of the two must be said. The table has a row a layer: layer, sparsity before and
-    after, and ``lost``, the fraction of the update's squared norm that fell on zeros.
-    Raises ValueError if nothing was said, or if there are no LoRA adapters.
-    Introduced in notebook 07, "Merging without losing the zeros".
-    """
-    adapted = list(_lora_layers(model))
-    if not adapted:
-        raise ValueError(f"{type(model).__name__} has no LoRA adapters: expected the model that recover() returned.")
-    if keep_zeros is None:
-        raise ValueError(
-            "A plain merge makes every adapted layer dense again. Say keep_zeros=True to merge under the mask, or "
-            "keep_zeros=False if a dense model is what you want."
-        )
-    rows = []
-    with torch.no_grad():
-        for name, layer in adapted:
-            weight = layer.get_base_layer().weight
-            mask = weight == 0
-            update = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-            on_zeros = update.masked_fill(~mask, 0).pow(2).sum()
-            lost = float(on_zeros / update.pow(2).sum()) if bool(update.any()) else 0.0
-            if keep_zeros:
-                update = update.masked_fill(mask, 0)
-            merged = (weight.float() + update).to(weight.dtype)
-            weight.copy_(merged)
-            rows.append(
-                (name, float(mask.float().mean()), float((merged == 0).float().mean()), lost if keep_zeros else 0.0)
-            )
-    return model.unload(), pd.DataFrame(rows, columns=["layer", "sparsity before", "sparsity after", "lost"])
-
-
 def _beside_old_torchao() -> None:
     """peft refuses LoRA beside a torchao older than it knows, which Colab brings. Nothing here needs torchao."""
     if find_spec("torchao") is None or find_spec("peft") is None:
@@ -238,13 +201,3 @@ def _beside_old_torchao() -> None:
 
 
 _beside_old_torchao()
-
-
-def _lora_layers(model) -> Iterator[tuple[str, nn.Module]]:
-    try:
-        from peft.tuners.lora import LoraLayer
-    except ImportError:
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            yield name.removeprefix("base_model.model."), module
