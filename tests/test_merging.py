@@ -141,7 +141,7 @@ def test_what_is_merged_already_is_not_added_twice():
     model = with_adapters()
     model.merge_adapter()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="merged already.*unmerge_adapter"):
+    with pytest.raises(ValueError, match=r"merged already.*unmerge_adapter"):
         wn.merge_lora(model, keep_zeros=True)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 

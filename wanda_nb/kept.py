@@ -53,7 +53,7 @@ class Kept:
         if not self.path.exists() or not self.path.stat().st_size:
             write_text(self.path, json.dumps(self.of) + "\n")
             self.ends = [self.path.stat().st_size]
-        self.file = open(self.path, "rb+")  # noqa: SIM115, closed by __exit__
+        self.file = open(self.path, "rb+")
         self.file.truncate(self.ends[len(self.values)])
         self.file.seek(0, os.SEEK_END)
         return self
@@ -72,15 +72,19 @@ class Kept:
             self.sync()
 
 
-def same_call(path: Path, asked: dict) -> dict | None:
+def same_call(path: Path, asked: dict, alone: bool = False) -> dict | None:
     """The record of a command at path, if it was asked for the same; None where there is no such file.
 
-    asked: settings by name, which stand in the record as "asked". Raises FileExistsError for any other file.
+    asked: settings by name, which stand in the record as "asked". Raises FileExistsError for any other file, and if
+    it should be alone, for a folder that holds other files and no record.
     """
+    others = alone and any(beside.suffix != ".tmp" for beside in path.parent.glob("*"))
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         other = [key for key in asked if record["asked"].get(key) != asked[key]]
     except FileNotFoundError:
+        if others:
+            raise FileExistsError(f"{path.parent} is not empty: choose another destination, or clear it.") from None
         return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileExistsError(f"{path} is no record of this command: choose another place, or remove it.") from error
@@ -90,6 +94,14 @@ def same_call(path: Path, asked: dict) -> dict | None:
             "on with it, or choose another place."
         )
     return record
+
+
+def other_place(destination: Path, source: Path) -> Path:
+    """The destination. Raises ValueError where it is the source, lies in it, or holds it, by whatever path."""
+    place, origin = destination.resolve(), source.resolve()
+    if place == origin or place in origin.parents or origin in place.parents:
+        raise ValueError(f"{destination} and the source {source} overlap: choose another destination.")
+    return destination
 
 
 def sync_folder(folder: Path) -> None:

@@ -188,8 +188,7 @@ def _checkpoint(folder: Path, mine: dict) -> Path | None:
         )
     # Its state is what a checkpoint writes last: without it, the run was killed while writing.
     whole = {
-        int(path.parent.name.rpartition("-")[2]): path.parent
-        for path in folder.glob("checkpoint-*/trainer_state.json")
+        int(path.parent.name.rpartition("-")[2]): path.parent for path in folder.glob("checkpoint-*/trainer_state.json")
     }
     if not whole:
         return None

@@ -13,6 +13,7 @@ import torch
 from .capture import first_hidden_states
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import Plan, make_plan
+from .models import usable_device
 from .progress import Clock, duration, progress_bar
 from .pruning import block_loop, check_widths
 from .ranks import my_share, world
@@ -56,7 +57,7 @@ def prune_checkpoint(
     destination begun otherwise, OSError for too little space. A value that is not finite stops the run at its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
-    source, destination, device = Path(source), Path(destination), torch.device(device)
+    source, destination, device = Path(source), Path(destination), usable_device(device)
     if destination.exists() and destination.resolve() == source.resolve():
         raise ValueError(f"{destination} is the source, which is never changed: choose another destination.")
     skeleton = Skeleton(source, dtype)
@@ -123,7 +124,7 @@ def estimate_checkpoint(
 
     Introduced in notebook 03, "A model larger than memory".
     """
-    device = torch.device(device)
+    device = usable_device(device)
     skeleton = Skeleton(Path(source), dtype)
     plan = _checked_plan(skeleton, tokens, attention_mask, method, sparsity, pattern, group, update)
     if plan.statistic:
