@@ -14,7 +14,7 @@ from tiny import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wanda_nb as wn
-from wanda_nb import training
+from wanda_nb import kept, training
 from wanda_nb.__main__ import main, parser
 
 LITTLE = ["--samples", "2", "--length", "32"]
@@ -166,12 +166,16 @@ def test_recover_goes_on_and_is_done_once(small, method, tmp_path, monkeypatch, 
     assert main(recovering(small, small / "b", broken, *how)) == 2
     assert "with something else as model" in capsys.readouterr().err
     for words, other in (
-        (["--seed", "1"], "tokens, seed"),
-        (["--steps", "3"], "steps"),
-        (["--accumulate", "2"], "accumulate"),
-        (["--learning-rate", "0.1"], "learning_rate"),
-        (["--batch-size", "1"], "batch_size"),
-        (["--method", "lora" if method == "masked" else "masked"], "method"),
+        []
+        if method == "masked"
+        else (
+            (["--seed", "1"], "seed"),
+            (["--steps", "3"], "steps"),
+            (["--accumulate", "2"], "accumulate"),
+            (["--learning-rate", "0.1"], "learning_rate"),
+            (["--batch-size", "1"], "batch_size"),
+            (["--method", "masked"], "method"),
+        )
     ):
         assert main(recovering(small, small / "a", broken, *how, *words)) == 2
         assert f"with something else as {other}." in capsys.readouterr().err
@@ -206,15 +210,21 @@ def test_evaluate_overwrites_no_record_but_its_own(small, tmp_path, monkeypatch,
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"my notes", b"[1]", b'{"perplexity": 3.5}', b'{"asked": 1}', b"\xff\xfe", b"[" * 100_000]
-)
-def test_evaluate_leaves_a_foreign_record(small, tmp_path, monkeypatch, capsys, content):
+def test_evaluate_leaves_a_foreign_record(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(wn, "load_model", lambda *_, **__: pytest.fail("work was done"))
     record = tmp_path / "notes"
-    record.write_bytes(content)
+    record.write_text("my notes")
     assert main(evaluating(small, "a", "--record", str(record))) == 2
-    assert "notes is no record of this command" in capsys.readouterr().err and record.read_bytes() == content
+    assert "notes is no record of this command" in capsys.readouterr().err and record.read_text() == "my notes"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b'{"perplexity": 3.5}', b'{"asked": 1}', b"\xff\xfe", b"[" * 100_000, b"null"], ids=len
+)
+def test_what_is_no_record_is_refused(tmp_path, content):
+    (tmp_path / "notes").write_bytes(content)
+    with pytest.raises(FileExistsError, match="notes is no record of this command"):
+        kept.same_call(tmp_path / "notes", {"text": "c4"})
 
 
 @pytest.mark.parametrize("processes", [None, "2"])

@@ -55,8 +55,8 @@ READERS = {
 }
 
 READS = {"Kept", "fromfile", "from_pretrained", "load", "load_dataset", "load_file", "load_from_json", "loads",
-         "memmap", "open", "open_stream", "read_bytes", "read_csv", "read_json", "read_parquet", "read_table", "read_text",
-         "safe_open"}  # fmt: skip
+         "memmap", "open", "open_stream", "read_bytes", "read_csv", "read_json", "read_parquet", "read_table",
+         "read_text", "safe_open"}  # fmt: skip
 
 
 def calls():
