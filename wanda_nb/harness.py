@@ -82,8 +82,6 @@ def _answer(row) -> tuple[str, float, bool]:
 def tokenizer_identity(tokenizer) -> str:
     """A sha256 over all that a tokenizer makes tokens by, without the padding that the last call left in it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    made_by = json.loads(backend.to_str()) if backend else sorted(tokenizer.get_vocab().items())
-    if backend:
-        made_by.update(padding=None, truncation=None)
+    made_by = {**json.loads(backend.to_str()), "padding": 0, "truncation": 0} if backend else tokenizer.get_vocab()
     kind = [type(tokenizer).__name__, tokenizer.special_tokens_map]
     return hashlib.sha256(json.dumps([kind, made_by], default=str, sort_keys=True).encode()).hexdigest()

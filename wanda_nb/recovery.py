@@ -161,7 +161,7 @@ def _run(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor | No
         "tokens": digest(tokens, None),
         "heldout": None if heldout is None else digest(heldout, None),
         "every": None if heldout is None else every,
-        "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # the Trainer may not have set them up yet
+        "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # which the Trainer may not have set up yet
     }
 
 
@@ -172,7 +172,7 @@ def _checkpoint(folder: Path, mine: dict) -> Path | None:
     if note not in files:
         if files:
             raise ValueError(f"{folder} holds files of something else: choose another folder, or clear it.")
-        if world()[0] == 0:
+        if int(os.environ.get("RANK", world()[0])) == 0:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(note, json.dumps(mine, indent=1) + "\n")
         return None
