@@ -2,7 +2,7 @@
 
 import json
 import os
-import sqlite3
+import shutil
 import subprocess
 import sys
 import time
@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wanda_nb as wn
+from wanda_nb import kept, training
 from wanda_nb.__main__ import main, parser
 
 LITTLE = ["--samples", "2", "--length", "32"]
@@ -56,13 +58,7 @@ def test_evaluate_killed_goes_on(tmp_path):
 
     def answered():
         answers = tmp_path / "killed.answers.tmp"
-        if not answers.exists():
-            return 0
-        try:
-            with sqlite3.connect(answers) as file:
-                return file.execute("select count(*) from unnamed").fetchone()[0]
-        except sqlite3.OperationalError:  # no table yet, or being written
-            return 0
+        return len(answers.read_text().splitlines()) - 1 if answers.exists() else 0
 
     process = subprocess.Popen([sys.executable, "-m", "wanda_nb", *words("killed.json")], stdout=subprocess.DEVNULL)
     while process.poll() is None and answered() < 5:
@@ -91,6 +87,173 @@ def test_recover_keeps_the_zeros_and_goes_on(method, pruned, tmp_path, capsys):
     assert changed >= 30
     record = json.loads((tmp_path / "out" / "recovery.json").read_text())
     assert record["steps"] == 2 and record["sparsity"] == pytest.approx(0.5, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Two models that read the real tokenizer's tokens, and text: in a folder, a, b and text.txt."""
+    folder = tmp_path_factory.mktemp("small")
+    tokenizer = AutoTokenizer.from_pretrained(wn.model_folder())
+    for name, epsilon in (("a", 1e-6), ("b", 1e-2)):  # their weights are the same
+        model = tiny_model(vocab_size=len(tokenizer), rms_norm_eps=epsilon)
+        wn.prune(model, None, method="magnitude")
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "text.txt").write_text(" ".join(f"Sentence {number} of a long text." for number in range(400)))
+    return folder
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def no_work(monkeypatch):
+    for name in ("load_model", "training_tokens", "evaluation_tokens"):
+        monkeypatch.setattr(wn, name, lambda *_, **__: pytest.fail("work was done"))
+
+
+def recovering(small, source, destination, *more):
+    return ["recover", str(source), str(destination), "--text", str(small / "text.txt"), "--length", "16",
+            "--batch-size", "2", "--steps", "2", "--device", "cpu", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("destination", ["a", "link", "a/../a", "a/inside", ".", "deep/../a"])
+def test_recover_never_writes_where_it_reads(small, destination, tmp_path, monkeypatch, capsys):
+    shutil.copytree(small / "a", tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "deep").mkdir()
+    before = contents(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    no_work(monkeypatch)
+    assert main(recovering(small, tmp_path / "a", destination)) == 2
+    assert "overlap: choose another destination" in capsys.readouterr().err and contents(tmp_path) == before
+
+
+def test_recover_leaves_what_is_not_of_the_same_run(small, tmp_path, monkeypatch, capsys):
+    shutil.copytree(small / "b", tmp_path / "other")
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record" / "recovery.json").write_text('{"command": "recover", "steps": 2}')
+    monkeypatch.setattr(wn, "load_model", lambda *_, **__: pytest.fail("work was done"))
+    before = contents(tmp_path)
+    for name, message in (("other", "is not empty"), ("record", "is no record of this command")):
+        assert main(recovering(small, small / "a", tmp_path / name)) == 2
+        assert message in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("method", ["lora", "masked"])
+def test_recover_goes_on_and_is_done_once(small, method, tmp_path, monkeypatch, capsys):
+    how = ["--method", method]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert main(recovering(small, small / "a", straight, *how)) == 0
+
+    def breaks(*_, **__):
+        raise KeyboardInterrupt
+
+    for what, name in ((training.Track, "on_step_end"), (wn, "sparsity")):  # in the first step; while writing the end
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(what, name, breaks)
+            main(recovering(small, small / "a", broken, *how))
+    assert main(recovering(small, small / "a", broken, *how)) == 0
+    one, other = (json.loads((folder / "recovery.json").read_text()) for folder in (straight, broken))
+    assert one.pop("seconds") and other.pop("seconds") is not None and one == other and len(one["loss"]) == 2
+    assert (straight / "model.safetensors").read_bytes() == (broken / "model.safetensors").read_bytes()
+    before = contents(broken)
+    capsys.readouterr()
+    monkeypatch.setattr(wn, "recover", lambda *_, **__: pytest.fail("work was done"))
+    assert main(recovering(small, small / "a", broken, *how)) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert main(recovering(small, small / "b", broken, *how)) == 2
+    assert "with something else as model" in capsys.readouterr().err
+    for words, other in (
+        []
+        if method == "masked"
+        else (
+            (["--seed", "1"], "seed"),
+            (["--steps", "3"], "steps"),
+            (["--accumulate", "2"], "accumulate"),
+            (["--learning-rate", "0.1"], "learning_rate"),
+            (["--batch-size", "1"], "batch_size"),
+            (["--method", "masked"], "method"),
+        )
+    ):
+        assert main(recovering(small, small / "a", broken, *how, *words)) == 2
+        assert f"with something else as {other}." in capsys.readouterr().err
+    assert contents(broken) == before
+
+
+def evaluating(small, name, *more):
+    return ["evaluate", str(small / name), "--text", str(small / "text.txt"), "--length", "16", "--windows", "8",
+            "--device", "cpu", *more]  # fmt: skip
+
+
+def test_evaluate_overwrites_no_record_but_its_own(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(evaluating(small, "a")) == 0
+    before = contents(tmp_path)
+    assert list(before) == [Path("evaluation.json")]
+    monkeypatch.setattr(wn, "window_losses", lambda *_, **__: pytest.fail("work was done"))
+    capsys.readouterr()
+    assert main(evaluating(small, "a")) == 0 and "finished before" in capsys.readouterr().out
+    assert main(evaluating(small, "b")) == 2
+    assert "with something else as model" in capsys.readouterr().err
+    monkeypatch.setattr(wn, "load_model", lambda *_, **__: pytest.fail("work was done"))
+    for words, other in (
+        (["--windows", "9"], "windows, tokens"),
+        (["--length", "15"], "windows, tokens"),
+        (["--tasks"], "tasks"),
+        (["--limit", "4"], "limit"),
+        (["--source", "hub"], "source"),
+    ):
+        assert main(evaluating(small, "a", *words)) == 2
+        assert f"with something else as {other}." in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_evaluate_leaves_a_foreign_record(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(wn, "load_model", lambda *_, **__: pytest.fail("work was done"))
+    record = tmp_path / "notes"
+    record.write_text("my notes")
+    assert main(evaluating(small, "a", "--record", str(record))) == 2
+    assert "notes is no record of this command" in capsys.readouterr().err and record.read_text() == "my notes"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b'{"perplexity": 3.5}', b'{"asked": 1}', b"\xff\xfe", b"[" * 100_000, b"null"], ids=len
+)
+def test_what_is_no_record_is_refused(tmp_path, content):
+    (tmp_path / "notes").write_bytes(content)
+    with pytest.raises(FileExistsError, match="notes is no record of this command"):
+        kept.same_call(tmp_path / "notes", {"text": "c4"})
+
+
+@pytest.mark.parametrize("processes", [None, "2"])
+@pytest.mark.parametrize(
+    "device", ["foo", "cuda:99", "meta", "cpu:-1", ""] + ["cuda"] * (not torch.cuda.is_available())
+)
+@pytest.mark.parametrize("command", ["prune", "evaluate", "recover"])
+def test_a_device_that_is_not_there_is_said_in_one_line(command, device, processes, monkeypatch, capsys):
+    if processes:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+    no_work(monkeypatch)
+    assert main([command, "nothing", *["out"] * (command != "evaluate"), "--device", device]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out and shown.err.startswith("error: device=") and len(shown.err.splitlines()) == 1
+    assert "is not usable here: expected cpu" in shown.err
+
+
+def test_the_library_says_the_same(tmp_path):
+    model, tokens = tiny_model(), torch.ones(2, 4, dtype=torch.long)
+    for call in (
+        lambda: wn.load_model(device="foo"),
+        lambda: wn.prune(model, tokens, device="foo"),
+        lambda: wn.prune_checkpoint(tmp_path, tmp_path / "out", tokens, device="foo"),
+        lambda: wn.estimate_checkpoint(tmp_path, tokens, device="foo"),
+    ):
+        with pytest.raises(ValueError, match="device='foo' is not usable here"):
+            call()
+    assert wn.sparsity(model) < 0.01 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Perplexity against its definition, for every architecture's own head."""
 
 import math
+import os
+import pickle
+import stat
 
 import pytest
 import torch
@@ -83,12 +86,110 @@ def test_broken_off_it_goes_on_from_the_file(model, tokens, tmp_path, monkeypatc
 
 
 def test_losses_of_another_model_or_other_windows_are_refused(model, tokens, tmp_path):
-    wn.window_losses(model, tokens, kept=tmp_path / "losses")
-    with pytest.raises(ValueError, match="another model or other windows"):
-        wn.window_losses(model, tokens[:3], kept=tmp_path / "losses")
-    wn.prune(model, tokens, sparsity=0.1)
-    with pytest.raises(ValueError, match="another model or other windows"):
-        wn.window_losses(model, tokens, kept=tmp_path / "losses")
+    kept = tmp_path / "losses"
+    wn.window_losses(model, tokens, kept=kept)
+    before = kept.read_bytes()
+    with pytest.raises(ValueError, match="keeps losses of another text: name another file"):
+        wn.window_losses(model, tokens[:3], kept=kept)
+    model.config.rms_norm_eps = 0.1
+    with pytest.raises(ValueError, match="losses of another model: name another file"):
+        wn.window_losses(model, tokens, kept=kept)
+    model.config.rms_norm_eps = 1e-6
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.view(-1)[1] += 1e-3
+    with pytest.raises(ValueError, match="losses of another model"):
+        wn.window_losses(model, tokens, kept=kept)
+    assert kept.read_bytes() == before
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (os.fspath(self.mark),)
+
+
+FOREIGN = {
+    "text": b"my notes",
+    "lines": b"my notes\nand more\n",
+    "binary": bytes(range(256)),
+    "new line": b"\n",
+    "number": b"3.5\n",
+    "list": b"[]\n2.5\n",
+    "nested": b"[" * 100_000 + b"\n",
+    "header cut short": b'{"kept": "losses", "mo',
+    "old": b'"0123456789abcdef"\n2.5\n',
+    "kept is another": b'{"kept": "answers"}\n',
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_file_is_never_overwritten(model, tokens, tmp_path, content, monkeypatch):
+    monkeypatch.setattr(evaluation, "_losses", lambda *_: pytest.fail("work was done"))
+    kept = tmp_path / "file"
+    kept.write_bytes(content)
+    with pytest.raises(ValueError, match="file holds something else than losses"):
+        wn.window_losses(model, tokens, kept=kept)
+    assert kept.read_bytes() == content
+
+
+def test_a_pickle_in_place_of_the_losses_is_not_run(model, tokens, tmp_path):
+    kept = tmp_path / "file"
+    kept.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with pytest.raises(ValueError, match="file holds something else than losses"):
+        wn.window_losses(model, tokens, kept=kept)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("line", ["NaN", "Infinity", "null", "true", "3", '"2.5"', "[2.5]", "2.5 2.5", "", "2,5"])
+def test_a_line_that_is_no_loss_is_refused(model, tokens, tmp_path, line):
+    kept = tmp_path / "losses"
+    wn.window_losses(model, tokens[:4], batch_size=2, kept=kept)
+    lines = kept.read_text().splitlines()
+    lines[2] = line
+    kept.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="losses, line 3, is none of losses"):
+        wn.window_losses(model, tokens[:4], batch_size=2, kept=kept)
+    assert kept.read_text().splitlines() == lines
+
+
+def test_more_losses_than_windows_are_refused(model, tokens, tmp_path):
+    kept = tmp_path / "losses"
+    wn.window_losses(model, tokens, batch_size=2, kept=kept)
+    with open(kept, "a") as file:
+        file.write("2.5\n" * 4)
+    with pytest.raises(ValueError, match="10 losses, for 6 windows"):
+        wn.window_losses(model, tokens, batch_size=2, kept=kept)
+
+
+def test_an_empty_file_is_begun_and_a_finished_one_reads_nothing(model, tokens, tmp_path, monkeypatch):
+    kept = tmp_path / "losses"
+    kept.touch()
+    expected = wn.window_losses(model, tokens[:5], batch_size=2, kept=kept)  # the last batch is a half
+    monkeypatch.setattr(evaluation, "_losses", lambda *_: pytest.fail("work was done"))
+    assert torch.equal(wn.window_losses(model, tokens[:5], batch_size=2, kept=kept), expected)
+
+
+def test_losses_are_on_the_disk_before_the_next_batch(model, tokens, tmp_path, monkeypatch):
+    """As much of the file as was synced survives a power cut."""
+    kept, synced, fsync, whole = tmp_path / "losses", [0], os.fsync, evaluation._losses
+
+    def watched(handle):
+        fsync(handle)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            synced.append(os.fstat(handle).st_size)
+
+    def losses(model, batch):
+        assert kept.stat().st_size == synced[-1] and len(kept.read_text().splitlines()) == 1 + 2 * len(seen)
+        seen.append(len(batch))
+        return whole(model, batch)
+
+    seen: list[int] = []
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(evaluation, "_losses", losses)
+    wn.window_losses(model, tokens, batch_size=2, kept=kept)
+    assert seen == [2, 2, 2] and kept.stat().st_size == synced[-1]
 
 
 def test_works_through_adapters(model, tokens):

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,46 +87,6 @@ def adapted(pruned, text):
     return wn.recover(pruned, text, **FAST).model
 
 
-def updates(model):
-    """B A alpha / r of each adapted layer, from its own matrices."""
-    found = {}
-    for name, layer in recovery._lora_layers(model):
-        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        found[name] = (b @ a * 16 / 8).detach()
-    return found
-
-
-def test_a_merge_under_the_mask_keeps_zeros_and_says_what_it_cost(adapted):
-    before = {name: layer.get_base_layer().weight.clone() for name, layer in recovery._lora_layers(adapted)}
-    added = updates(adapted)
-    merged, table = wn.merge_lora(adapted, keep_zeros=True)
-    assert wn.sparsity(merged) == 0.5 and not hasattr(merged, "peft_config")
-    for row in table.itertuples():
-        W, update = before[row.layer], added[row.layer]
-        expected = torch.where(W == 0, 0.0, W + update)
-        torch.testing.assert_close(merged.get_submodule(row.layer).weight.detach(), expected)
-        assert row.lost == pytest.approx(float(update[W == 0].pow(2).sum() / update.pow(2).sum()), rel=1e-4)
-        assert (row._2, row._3) == (0.5, 0.5)
-    assert len(table) == 6
-
-
-def test_a_dense_merge_is_what_peft_does_and_must_be_asked_for(adapted, text):
-    theirs = copy.deepcopy(adapted).merge_and_unload()
-    with pytest.raises(ValueError, match="Say keep_zeros=True"):
-        wn.merge_lora(adapted)
-    expected = adapted(text[:2]).logits
-    merged, table = wn.merge_lora(adapted, keep_zeros=False)
-    torch.testing.assert_close(merged(text[:2]).logits, expected, rtol=1e-4, atol=1e-4)
-    for a, b in zip(merged.state_dict().values(), theirs.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b)
-    assert table["sparsity after"].max() < 0.01 and (table["lost"] == 0).all()
-
-
-def test_a_merge_needs_adapters(pruned):
-    with pytest.raises(ValueError, match="no LoRA adapters"):
-        wn.merge_lora(pruned, keep_zeros=True)
-
-
 CHILD = """
 import sys, os, signal
 sys.path.insert(0, sys.argv[1])
@@ -179,12 +141,194 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path, method):
     assert all(torch.equal(one[3][name], other[3][name]) for name in one[3])
 
 
-def test_another_run_is_not_continued(pruned, text, tmp_path):
-    wn.recover(copy.deepcopy(pruned), text, folder=tmp_path, save_every=3, **FAST)
-    with pytest.raises(ValueError, match="other learning_rate"):
-        wn.recover(copy.deepcopy(pruned), text, folder=tmp_path, save_every=3, **{**FAST, "learning_rate": 1e-3})
-    with pytest.raises(ValueError, match="other tokens"):
-        wn.recover(copy.deepcopy(pruned), text.flip(0), folder=tmp_path, save_every=3, **FAST)
+def last_number(model):
+    with torch.no_grad():
+        model.model.layers[-1].mlp.down_proj.weight.view(-1)[-1] += 1e-3
+
+
+def other_epsilon(model):
+    model.config.rms_norm_eps = 0.1
+
+
+@pytest.mark.parametrize("method", ["lora", "masked"])
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 3}, {"batch_size": 1}, {"accumulate": 2}, {"learning_rate": 1e-3}, {"seed": 1}, {"every": 2},
+     {"heldout": slice(4, 8)}, {"heldout": None}, {"tokens": slice(2, None)}, {"model": last_number},
+     {"model": other_epsilon}, {"processes": 2}, {"rank": 4}, {"alpha": 8}, {"dropout": 0.0}, {"targets": ("k_proj",)}],
+    ids=str,
+)  # fmt: skip
+def test_another_run_is_not_continued(pruned, text, tmp_path, monkeypatch, method, change):
+    def run(model, arguments):
+        given = {
+            "tokens": slice(None),
+            "heldout": slice(4),
+            "every": 1,
+            "accumulate": 1,
+            **FAST,
+            "steps": 2,
+        } | arguments
+        for name in ("tokens", "heldout"):
+            given[name] = None if given[name] is None else text[given[name]]
+        return wn.recover(model, method=method, folder=tmp_path, save_every=1, **given)
+
+    ((what, to),) = change.items()
+    if method == "masked" and what in ("rank", "alpha", "dropout", "targets"):
+        return  # of no effect there
+    run(copy.deepcopy(pruned), {})
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    if what == "model":
+        to(pruned)
+    elif what == "processes":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=rf"run with other {what}(, every)?: its checkpoints cannot be continued"):
+        run(pruned, {} if what in ("model", "processes") else change)
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+    assert not isinstance(pruned, peft.PeftModel) and wn.sparsity(pruned) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("files", [["checkpoint-4/trainer_state.json"], ["config.json"]])
+def test_a_folder_of_other_files_is_refused(pruned, text, tmp_path, files):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match="holds files of something else"):
+        wn.recover(pruned, text, folder=tmp_path, **FAST)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name.partition("/")[0] for name in files]
+
+
+@pytest.mark.parametrize("method", ["lora", "masked"])
+@pytest.mark.parametrize("steps, save_every", [(4, 2), (5, 2), (12, 50)])  # 12: the end of a pass
+def test_a_finished_run_trains_no_more(pruned, text, tmp_path, monkeypatch, method, steps, save_every):
+    given = {**FAST, "steps": steps, "heldout": text[:2], "every": 2, "folder": tmp_path, "save_every": save_every}
+    first = wn.recover(copy.deepcopy(pruned), text, method, **given)
+    monkeypatch.setattr(training.Track, "on_step_end", lambda *_, **__: pytest.fail("a step was trained"))
+    again = wn.recover(copy.deepcopy(pruned), text, method, **given)
+    assert again.resumed_at == steps == len(again.losses) and again.losses.equals(first.losses)
+    assert again.heldout.equals(first.heldout) and (again.trainable, again.parameters) == (
+        first.trainable, first.parameters,
+    )  # fmt: skip
+    assert not again.model.training
+    for (name, one), other in zip(first.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_pruned_weights_count_in_no_gradient(pruned, text, monkeypatch):
+    """Nor in its norm, by which the Trainer clips, nor in the optimiser's moments."""
+    masks, seen = zeros(pruned), []
+
+    def looked(self, args, state, control, model=None, **_):
+        found = [layer.weight.grad for block in wn.decoder_blocks(model) for layer in wn.linear_layers(block).values()]
+        assert all(gradient[~mask].any() for gradient, mask in zip(found, masks, strict=True))
+        seen.append(any(bool(gradient[mask].any()) for gradient, mask in zip(found, masks, strict=True)))
+
+    monkeypatch.setattr(training.Track, "on_pre_optimizer_step", looked, raising=False)
+    wn.recover(pruned, text, "masked", **FAST)
+    assert seen == [False] * 6
+
+
+def test_a_broken_off_run_leaves_no_hooks(pruned, text, monkeypatch):
+    def breaks(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Track, "on_step_end", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        wn.recover(pruned, text, "masked", **FAST)
+    assert not any(parameter._backward_hooks for parameter in pruned.parameters())
+
+
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (os.fspath(self.mark),)
+
+
+def test_the_payload_is_one(tmp_path):
+    as_archive(tmp_path / "file", tmp_path / "first")
+    torch.load(tmp_path / "file", weights_only=False)
+    as_pickle(tmp_path / "file", tmp_path / "second")
+    pickle.loads((tmp_path / "file").read_bytes())
+    assert (tmp_path / "first").exists() and (tmp_path / "second").exists()
+
+
+def as_pickle(path, mark):
+    path.write_bytes(pickle.dumps(Payload(mark)))
+
+
+def as_archive(path, mark):
+    torch.save({"state": Payload(mark)}, path)
+
+
+READ = {
+    "masked": ["model.safetensors"],
+    "lora": ["adapter_model.safetensors"],
+    "both": ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "optimizer.bin", "../run.json"],
+}
+
+
+@pytest.fixture(scope="module", params=["lora", "masked"])
+def half_finished(request, tmp_path_factory):
+    """A run that was killed after four of its six steps."""
+    folder = tmp_path_factory.mktemp("half") / "run"
+    given = {"method": request.param, "folder": folder, "save_every": 2, **FAST}
+    text = torch.randint(3, 96, (24, 12), generator=torch.Generator().manual_seed(5))
+
+    def run():
+        model = tiny_model()
+        wn.prune(model, None, method="magnitude")
+        return wn.recover(model, text, **given)
+
+    run()
+    shutil.rmtree(folder / "checkpoint-6")
+    return run, folder, request.param
+
+
+@pytest.mark.parametrize("write", [as_pickle, as_archive])
+def test_no_file_of_a_checkpoint_can_run_code(half_finished, tmp_path, write):
+    run, folder, method = half_finished
+    whole, mark = folder / "checkpoint-4", tmp_path / "ran"
+    assert {path.name for path in whole.iterdir()} >= {*READ[method], *READ["both"][:4], "training_args.bin"}
+    for name in READ[method] + READ["both"]:
+        path = whole / name
+        kept = path.read_bytes() if path.exists() else None
+        write(path, mark)
+        with pytest.raises(ValueError, match=path.name + " is damaged"):
+            run()
+        path.unlink() if kept is None else path.write_bytes(kept)
+    as_pickle(whole / "training_args.bin", mark)  # written by the Trainer, and never read
+    assert run().resumed_at == 4 and not mark.exists()
+    shutil.rmtree(folder / "checkpoint-6")
+
+
+def test_a_checkpoint_that_a_power_cut_left_half_is_refused(half_finished):
+    run, folder, method = half_finished
+    for name in READ[method] + READ["both"][:4]:
+        path = folder / "checkpoint-4" / name
+        kept = path.read_bytes()
+        path.write_bytes(kept[: len(kept) // 2])
+        with pytest.raises(ValueError, match=rf"{name} is damaged.*remove .*checkpoint-4"):
+            run()
+        path.write_bytes(kept)
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_next_step(pruned, text, tmp_path, monkeypatch):
+    synced = set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.add(os.fstat(handle).st_ino), fsync(handle))[1])
+    step_begins = []
+
+    def on_step_begin(self, args, state, control, **_):
+        made = [path for path in tmp_path.glob("checkpoint-*/**/*")]
+        step_begins.append(len(made))
+        assert all(path.stat().st_ino in synced for path in made)
+
+    monkeypatch.setattr(training.Track, "on_step_begin", on_step_begin, raising=False)
+    wn.recover(pruned, text, folder=tmp_path, save_every=1, **{**FAST, "steps": 3})
+    assert step_begins[0] == 0 and step_begins[1] > 5
 
 
 @pytest.mark.parametrize(

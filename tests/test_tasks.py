@@ -2,8 +2,12 @@
 
 import gzip
 import json
+import os
+import pickle
 import random
+import sqlite3
 import zipfile
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
@@ -11,7 +15,7 @@ import torch
 from lm_eval.api.model import LM
 
 import wanda_nb as wn
-from wanda_nb import assets, evaluation, tasks
+from wanda_nb import assets, evaluation, harness, tasks
 
 ITEMS = {"boolq": 3270, "rte": 277, "hellaswag": 10042, "winogrande": 1267}
 LIMIT = 60  # items of each task. Of all 18904, three stand twice with different options: there the oracle is torn
@@ -147,37 +151,138 @@ def test_a_model_is_scored_as_by_hand(loaded):
     assert score.table.loc["openbookqa", "acc ±"] == pytest.approx(100 * score.items["acc"].std() / 3**0.5)
 
 
+class Breaks(Scripted):
+    """In batches of four, and broken off in the fourth."""
+
+    def __init__(self, asked, prefer=lambda *arguments: random.Random(str(arguments)).random()):
+        super().__init__(prefer)
+        self.asked = asked
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        answers = []
+        for number, request in enumerate(requests):
+            if number % 4 == 0:
+                self.before_batch()
+            if len(self.asked) == 15:
+                raise KeyboardInterrupt
+            self.asked.append(request.args)
+            answers.append((self.prefer(*request.args), False))
+            self.cache_hook.add_partial("loglikelihood", request.args, answers[-1])
+        return answers
+
+
+def kept_run(loaded, path, asked, of="this model"):
+    with harness.remembering(Breaks(asked), path, {"model": of}) as lm:
+        return evaluation._scored(lm, {"rte": loaded["rte"]}, limit=10)
+
+
 def test_broken_off_it_goes_on_from_the_file(loaded, tmp_path):
-    rte, asked = {"rte": loaded["rte"]}, []
-
-    class Breaks(Scripted):
-        def loglikelihood(self, requests, disable_tqdm=False):
-            answers = []
-            for request in requests:
-                if len(asked) == 15:
-                    raise KeyboardInterrupt
-                asked.append(request.args)
-                answers.append((self.prefer(*request.args), False))
-                self.cache_hook.add_partial("loglikelihood", request.args, answers[-1])
-            return answers
-
-    def model(lm):
-        return lm(lambda *arguments: random.Random(str(arguments)).random())
-
-    def run():
-        with evaluation._caching(model(Breaks), tmp_path / "answers", "this model") as lm:
-            return evaluation._scored(lm, rte, limit=10)
-
+    asked = []
     with pytest.raises(KeyboardInterrupt):
-        run()
+        kept_run(loaded, tmp_path / "answers", asked)
     asked.append("after the break")
-    assert run().items.equals(evaluation._scored(model(Scripted), rte, limit=10).items)
+    with open(tmp_path / "answers", "a") as file:
+        file.write('["cut sho')  # killed while writing
+    straight = evaluation._scored(Scripted(Breaks([]).prefer), {"rte": loaded["rte"]}, limit=10)
+    assert kept_run(loaded, tmp_path / "answers", asked).items.equals(straight.items)
     assert len(asked) == 21 and len(set(asked)) == 21  # 10 items with two choices each: none is asked twice
+    assert kept_run(loaded, tmp_path / "answers", asked).items.equals(straight.items) and len(asked) == 21
+    with pytest.raises(ValueError, match="keeps answers of another model"):
+        kept_run(loaded, tmp_path / "answers", asked, of="that model")
+
+
+def test_answers_are_on_the_disk_before_the_next_batch(loaded, tmp_path, monkeypatch):
+    fsync, size = os.fsync, {}
+
+    def watched(handle):
+        fsync(handle)
+        size["synced"] = os.fstat(handle).st_size
+
+    monkeypatch.setattr(os, "fsync", watched)
+    asked, path, seen = [], tmp_path / "answers", []
+    prefer = Breaks([]).prefer
+
+    def checked(*arguments):
+        if len(asked) % 4 == 1:  # the first of a batch
+            assert len(path.read_text().splitlines()) == len(asked)
+            assert path.stat().st_size == size["synced"]
+            seen.append(len(asked))
+        return prefer(*arguments)
+
     with (
-        pytest.raises(ValueError, match="answers of another model"),
-        evaluation._caching(model(Breaks), tmp_path / "answers", "that model"),
+        pytest.raises(KeyboardInterrupt),
+        harness.remembering(Breaks(asked, checked), path, {"model": "this"}) as lm,
     ):
-        pass
+        evaluation._scored(lm, {"rte": loaded["rte"]}, limit=10)
+    assert seen == [1, 5, 9, 13] and path.stat().st_size == size["synced"]
+
+
+def test_the_real_harness_syncs_before_each_batch(model, monkeypatch):
+    """`remembering` puts its sync where lm-eval's own model calls it."""
+    order = []
+    monkeypatch.setattr("lm_eval.models.huggingface.HFLM.__init__", lambda self, **_: None)
+    monkeypatch.setattr(
+        "lm_eval.models.huggingface.HFLM._model_call", lambda self, inps: order.append("read") or torch.zeros(1)
+    )
+    made = harness.make_harness(model, None, 1)
+    made.bar = SimpleNamespace(total=0, n=0, update=lambda _: None)
+    made.before_batch = lambda: order.append("sync")
+    for _ in range(2):
+        made._model_call(torch.zeros(1, 2))
+    assert order == ["sync", "read"] * 2
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (os.fspath(self.mark),)
+
+
+def as_pickle(path, payload):
+    path.write_bytes(pickle.dumps(payload))
+
+
+def as_lm_evals_cache(path, payload):
+    """As earlier versions of this package wrote, and read."""
+    with sqlite3.connect(path) as file:
+        for table in ("about", "unnamed"):
+            file.execute(f"create table {table} (key text primary key, value blob)")
+            file.execute(f"insert into {table} values ('of', ?)", (pickle.dumps(payload),))
+
+
+@pytest.mark.parametrize("write", [as_pickle, as_lm_evals_cache])
+def test_no_file_of_answers_can_run_code(loaded, tmp_path, write):
+    write(tmp_path / "answers", Payload(tmp_path / "ran"))
+    before = (tmp_path / "answers").read_bytes()
+    with pytest.raises(ValueError, match="holds something else than answers"):
+        kept_run(loaded, tmp_path / "answers", [])
+    assert not (tmp_path / "ran").exists() and (tmp_path / "answers").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-1.5", "[]", '["x", -1.5, false]', f'["{"a" * 64}", NaN, false]', f'["{"a" * 64}", "-1.5", false]',
+     f'["{"a" * 64}", -1.5, 0]', f'["{"z" * 64}", -1.5, true]', f'["{"a" * 64}", -1.5]',
+     f'[["{"a" * 64}"], -1.5, true]'],
+)  # fmt: skip
+def test_a_line_that_is_no_answer_is_refused(loaded, tmp_path, line):
+    with pytest.raises(KeyboardInterrupt):
+        kept_run(loaded, tmp_path / "answers", [])
+    with open(tmp_path / "answers", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match="answers, line 17, is none of answers"):
+        kept_run(loaded, tmp_path / "answers", [])
+
+
+def test_another_tokenizer_is_another_identity_and_padding_is_not():
+    tokenizer = wn.load_model()[1]
+    before = harness.tokenizer_identity(tokenizer)
+    tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=3)
+    assert harness.tokenizer_identity(tokenizer) == before
+    tokenizer.add_tokens(["another"])
+    assert harness.tokenizer_identity(tokenizer) != before
 
 
 def test_two_models_on_the_same_items(loaded):

@@ -7,9 +7,10 @@ from .capture import InputGrams, InputNorms, first_hidden_states
 from .compressed import load_compressed, save_compressed
 from .evaluation import ZeroShot, complete, perplexity, window_losses, zero_shot
 from .masks import nm_mask, prune_mask
+from .merging import merge_lora
 from .models import decoder_blocks, linear_layers, load_model, model_folder, sparsity, weight_matrix
 from .pruning import prune
-from .recovery import Recovery, merge_lora, recover
+from .recovery import Recovery, recover
 from .results import Report, measured, published
 from .scores import magnitude_score, ria_score, wanda_score
 from .sharing import save_pruned

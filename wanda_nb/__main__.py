@@ -10,18 +10,19 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from transformers import AutoTokenizer
 
 import wanda_nb as wn
 
+from .identity import identity
+from .kept import other_place, same_call
 from .methods import METHODS, UPDATES
 from .models import model_folder, native_dtype
-from .progress import duration, matmul_rate
 from .provenance import provenance
-from .ranks import world
-from .results import gib
-from .skeleton import Skeleton
+from .ranks import from_first_rank, join_processes, world
+from .runs import digest
+from .shards import write_text
+from .skeleton import Skeleton, reading_estimate
 from .tasks import PAPER_TASKS
 
 MODEL = (
@@ -108,12 +109,8 @@ def parser() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> int:
     """Run a command line; returns the exit status. What is wrong with the words or the files is said in one line."""
     asked = parser().parse_args(words)
-    if "WORLD_SIZE" in os.environ:
-        PartialState(cpu=not asked.device.startswith("cuda"))  # sets up torch.distributed as the launcher says
-        if asked.device == "cuda":
-            asked.device = f"cuda:{PartialState().local_process_index}"
     try:
-        asked.run(asked, torch.device(asked.device), getattr(torch, asked.dtype) if asked.dtype else None)
+        asked.run(asked, join_processes(asked.device), getattr(torch, asked.dtype) if asked.dtype else None)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -130,7 +127,7 @@ def say(*words) -> None:
 
 def prune(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start = time.perf_counter()
     calibration = {"source": asked.text, "samples": asked.samples, "length": asked.length, "seed": asked.seed}
     if asked.length is None:
@@ -155,22 +152,30 @@ def prune(asked, device, dtype) -> None:
 
 def evaluate(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows)
     if len(heldout) < 2:
         raise ValueError("one window gives no interval: expected --windows 2 or more, or shorter ones.")
-    say("estimate:", _estimate(folder, heldout, device, dtype or native_dtype(device), passes=1, weights=1))
+    about = {"text": asked.text, "windows": list(heldout.shape), "tokens": digest(heldout, None), "limit": asked.limit}
+    about |= {"tasks": asked.tasks if asked.tasks != [] else list(PAPER_TASKS), "source": asked.source}
+    same_call(asked.record, about)  # what needs no model is checked before it is read
+    say("estimate:", reading_estimate(folder, heldout, device, dtype or native_dtype(device), passes=1, weights=1))
     if asked.tasks is not None:
         say("The zero-shot tasks come on top: their progress bar says how long once they are read.")
     if asked.dry_run:
         return
     model, _ = wn.load_model(os.fspath(folder), device=device, dtype=dtype)
+    about["model"] = identity(model)
+    if same_call(asked.record, about):
+        say(f"finished before: {asked.record} holds what these arguments give. Remove it to measure again.")
+        return
     start = time.perf_counter()
     kept = [asked.record.with_suffix(f".{what}.tmp") for what in ("losses", "answers")]
     losses = wn.window_losses(model, heldout, asked.batch_size, kept=kept[0])
     found = wn.perplexity_interval(losses)
     record = {
         "command": "evaluate",
+        "asked": about,
         "text": asked.text,
         "length": asked.length,
         "windows": len(heldout),
@@ -181,19 +186,12 @@ def evaluate(asked, device, dtype) -> None:
     }
     say(f"perplexity {found.value:.3f}, 95% interval {found.low:.3f} to {found.high:.3f}, {len(heldout)} windows")
     if asked.tasks is not None:
-        answers = wn.zero_shot(
-            model,
-            tokenizer,
-            asked.tasks or PAPER_TASKS,
-            limit=asked.limit,
-            batch_size=asked.batch_size,
-            source=asked.source,
-            kept=kept[1],
-        )
+        how = {"limit": asked.limit, "batch_size": asked.batch_size, "source": asked.source, "kept": kept[1]}
+        answers = wn.zero_shot(model, tokenizer, asked.tasks or PAPER_TASKS, **how)
         say(answers)
         record |= {"limit": asked.limit, "tasks": answers.table.to_dict("index"), "mean": answers.mean}
     record |= {**provenance(model), "seconds": round(time.perf_counter() - start, 1)}
-    asked.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(asked.record, json.dumps(record, indent=1) + "\n")
     for path in kept:
         path.unlink(missing_ok=True)
     say(f"saved: {asked.record}")
@@ -201,15 +199,27 @@ def evaluate(asked, device, dtype) -> None:
 
 def recover(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    note = other_place(asked.destination, folder) / "recovery.json"
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     text = wn.training_tokens(tokenizer, asked.text, windows=asked.windows, length=asked.length, seed=asked.seed)
     batch = asked.batch_size or 4
+    about = {"method": asked.method, "text": asked.text, "tokens": digest(text, None), "steps": asked.steps}
+    about |= {name: getattr(asked, name) for name in ("accumulate", "learning_rate", "seed")}
+    about |= {"batch_size": batch, "processes": world()[1]}
+    same_call(note, about, alone=True)
     read = text if asked.steps is None else text[:1].expand(asked.steps * batch * asked.accumulate, -1)
     weights = 1 if asked.method == "lora" else 4  # gradients, and two moments
-    say("estimate:", _estimate(folder, read, device, dtype or torch.float32, passes=3, weights=weights))
+    say("estimate:", reading_estimate(folder, read, device, dtype or torch.float32, passes=3, weights=weights))
     if asked.dry_run:
         return
     model, _ = wn.load_model(os.fspath(folder), device=device, dtype=dtype or torch.float32)
+    about["model"] = identity(model)
+    if (from_first_rank(same_call(note, about)) or {}).get("sparsity") is not None:
+        say(f"finished before: {asked.destination} holds what these arguments give. Clear it to train again.")
+        return
+    if world()[0] == 0:
+        asked.destination.mkdir(parents=True, exist_ok=True)
+        write_text(note, json.dumps({"command": "recover", "asked": about}) + "\n")
     run = wn.recover(
         model, text, asked.method, steps=asked.steps, batch_size=batch, accumulate=asked.accumulate,
         learning_rate=asked.learning_rate, folder=asked.destination / "checkpoints", seed=asked.seed,
@@ -222,6 +232,7 @@ def recover(asked, device, dtype) -> None:
     tokenizer.save_pretrained(asked.destination)
     record = {
         "command": "recover",
+        "asked": about,
         "method": asked.method,
         "text": {"source": asked.text, "windows": len(text), "length": asked.length, "seed": asked.seed},
         "steps": len(run.losses),
@@ -231,19 +242,8 @@ def recover(asked, device, dtype) -> None:
         **provenance(trained),
         "seconds": round(run.seconds, 1),
     }
-    (asked.destination / "recovery.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(note, json.dumps(record, indent=1) + "\n")  # last: it says that the model is whole
     say(f"{record['sparsity']:.2%} zeros · saved: {asked.destination}, with recovery.json")
-
-
-def _estimate(folder: Path, tokens: torch.Tensor, device, dtype: torch.dtype, passes: int, weights: int) -> str:
-    """Memory and time of reading tokens so many times with so many copies of the weights."""
-    numbers = sum(torch.Size(shape).numel() for shape in Skeleton(folder).shards.shapes.values())
-    flops = 2.0 * numbers * tokens.numel() * passes
-    floor = duration(flops / matmul_rate(device, dtype))
-    return (
-        f"weights {gib(weights * numbers * dtype.itemsize)} of memory and activations on top · "
-        f"{tokens.numel():,} tokens, {flops:.1e} floating-point operations, at least {floor} here"
-    )
 
 
 if __name__ == "__main__":

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from .capture import replaced_forward
+from .harness import make_harness, remembering, tokenizer_identity
+from .identity import identity
+from .kept import Kept
 from .models import evaluating
 from .progress import progress_bar
+from .runs import digest
 from .tasks import PAPER_TASKS, load_tasks, quiet
 from .text import check_tokens
 from .uncertainty import paired_difference
@@ -38,8 +39,9 @@ def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, ke
     """Mean negative log-likelihood of each window, in nats a token: (windows, length) -> (windows,) float32.
 
     The loss is taken in float32 from logits computed a slice of positions at a time, so that memory does not grow
-    with batch × length × vocabulary. kept: a file for the losses as they come; killed, the same call goes on from it.
-    Raises ValueError for windows of fewer than two tokens, and for a file of another model or other windows.
+    with batch × length × vocabulary. kept: a file for the losses as they come; killed, the same call goes on from it,
+    and a power cut costs one batch. Raises ValueError for windows of fewer than two tokens, and for a file that holds
+    anything but losses of this model on these windows, which is left as it is.
     Introduced in notebook 03, "Does the model notice?"; what its numbers are good for, in notebook 06.
     """
     check_tokens(model, tokens)
@@ -47,17 +49,18 @@ def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, ke
         raise ValueError(f"tokens {tuple(tokens.shape)}: a window needs two tokens, for the second to be predicted.")
     batch_size = batch_size or max(1, 1024 // tokens.shape[1])
     device = model.get_input_embeddings().weight.device
-    losses, file = ([], nullcontext()) if kept is None else _kept_losses(kept, fingerprint(model, tokens), batch_size)
+    file = None if kept is None else _kept_losses(kept, model, tokens, batch_size)
+    losses = [] if file is None else list(file.values)
     bar = progress_bar(total=len(tokens), initial=len(losses), desc="perplexity", unit="window")
-    with evaluating(model), bar, file:
+    with evaluating(model), bar, file or nullcontext():
         for start in range(len(losses), len(tokens), batch_size):
             batch = tokens[start : start + batch_size]
             found = _losses(model, batch.to(device)).tolist()
             losses += found
             bar.update(len(batch))
-            if kept is not None:
-                file.write("".join(f"{loss!r}\n" for loss in found))
-                file.flush()
+            if file is not None:
+                file.add(found)
+                file.sync()
     return torch.tensor(losses, dtype=torch.float32)
 
 
@@ -77,28 +80,20 @@ def _losses(model, batch: torch.Tensor) -> torch.Tensor:
     return total / (length - 1)
 
 
-def fingerprint(model, tokens: torch.Tensor | None = None) -> str:
-    """What tells a model, and windows, from others: a hash over some thousand numbers of each parameter."""
-    found = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        some = parameter.detach().flatten()[:: 1 + parameter.numel() // 4096].cpu()
-        found.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        found.update(some.contiguous().view(torch.uint8).numpy().tobytes())
-    if tokens is not None:
-        found.update(f"{tuple(tokens.shape)}".encode() + tokens.cpu().numpy().tobytes())
-    return found.hexdigest()
+def _kept_losses(path, model, tokens: torch.Tensor, batch_size: int) -> Kept:
+    """The losses in a file, by whole batches."""
 
+    def loss(value) -> float:
+        if type(value) is not float or not math.isfinite(value):
+            raise ValueError
+        return value
 
-def _kept_losses(path, of: str, batch_size: int):
-    """The losses in a file, by whole batches, and the file open for more: a line says whose they are, then one each."""
-    path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    lines = [line for line in lines if line.endswith("\n")]  # the last one may be cut short
-    if lines and json.loads(lines[0]) != of:
-        raise ValueError(f"{path} keeps losses of another model or other windows: name another file, or remove it.")
-    whole = (len(lines) - 1) // batch_size * batch_size if lines else 0
-    path.write_text("".join([json.dumps(of) + "\n", *lines[1 : 1 + whole]]), encoding="utf-8")
-    return [float(line) for line in lines[1 : 1 + whole]], open(path, "a", encoding="utf-8")
+    file = Kept(path, {"kept": "losses", "model": identity(model), "text": digest(tokens, None)}, loss)
+    if (found := len(file.values)) > len(tokens):
+        raise ValueError(f"{file.path} holds {found} losses, for {len(tokens)} windows: is it damaged? Remove it.")
+    if found < len(tokens):
+        del file.values[found // batch_size * batch_size :]
+    return file
 
 
 @torch.no_grad()
@@ -175,9 +170,9 @@ def zero_shot(
     tasks: names, by default the paper's seven; also ``"lambada_openai"`` and ``"mmlu"``. source: ``"pinned"`` needs no
     hub, ``"hub"`` knows all of lm-eval's that are scored by accuracy. limit: the first so many items of each task; by
     default all of the split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test for the
-    others). batch_size: prompts at a time. kept: a file for the answers as they come, lm-eval's cache; killed, the same
-    call goes on from it. Raises ValueError for an unknown task or limit, and for a file of another model, before
-    anything is read.
+    others). batch_size: prompts at a time. kept: a file for the answers as they come; killed, the same call goes on
+    from it, and a power cut costs one batch. Raises ValueError, before anything is asked, for an unknown task or limit,
+    and for a file that holds anything but answers of this model, which is left as it is.
     Introduced in notebook 06, "Seven tasks"; section 4 of the paper, on zero-shot performance.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
@@ -185,11 +180,11 @@ def zero_shot(
     loaded = load_tasks(tasks, source)
     batch_size = batch_size or (8 if model.device.type == "cpu" else 64)
     with evaluating(model), quiet():
-        harness = _harness(model, tokenizer, batch_size)
+        harness = make_harness(model, tokenizer, batch_size)
         if kept is None:
             return _scored(harness, loaded, limit)
-        with _caching(harness, kept, fingerprint(model)) as caching:
-            return _scored(caching, loaded, limit)
+        with remembering(harness, kept, {"model": identity(model), "tokenizer": tokenizer_identity(tokenizer)}) as lm:
+            return _scored(lm, loaded, limit)
 
 
 def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
@@ -210,41 +205,3 @@ def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
     ]
     items = pd.DataFrame(rows, columns=["task", "name", "item", "choices", "acc", "acc_norm"])
     return ZeroShot(items.astype({"acc": float, "acc_norm": float}))
-
-
-@contextmanager
-def _caching(lm, path, of: str):
-    """lm with lm-eval's cache around it, in a file that says whose answers they are."""
-    from lm_eval.api.model import CachingLM
-    from sqlitedict import SqliteDict
-
-    with SqliteDict(path, tablename="about", autocommit=True) as about:
-        if about.setdefault("of", of) != of:
-            raise ValueError(f"{path} keeps the answers of another model: name another file, or remove it.")
-    caching = CachingLM(lm, str(path))
-    try:
-        yield caching
-    finally:
-        caching.dbdict.close()
-
-
-def _harness(model, tokenizer, batch_size: int):
-    """The model as lm-eval wants it, with one bar that counts the tokens to be read."""
-    from lm_eval.models.huggingface import HFLM
-
-    class Harness(HFLM):
-        def loglikelihood(self, requests, disable_tqdm=True):
-            return super().loglikelihood(requests, disable_tqdm=True)
-
-        def _loglikelihood_tokens(self, requests, disable_tqdm=False, **settings):
-            # choices of one token share what is read before them
-            read = {(*context, *choice[:-1]) for _, context, choice in requests}
-            with progress_bar(total=sum(map(len, read)), desc="zero-shot", unit="token") as self.bar:
-                return super()._loglikelihood_tokens(requests, disable_tqdm=True, **settings)
-
-        def _model_call(self, inps, *args, **settings):
-            logits = super()._model_call(inps, *args, **settings)
-            self.bar.update(min(inps.numel(), self.bar.total - self.bar.n))
-            return logits
-
-    return Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)

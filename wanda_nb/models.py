@@ -28,14 +28,17 @@ def load_model(name: str = DEFAULT_MODEL, *, device="cpu", dtype: torch.dtype | 
     name: ``"smollm2-135m"`` (pinned, needs no model hub), a hub id, or a local folder.
     device: where the model goes. dtype: of its weights; by default one that the device computes
     natively: float32 on a CPU, bfloat16 on a GPU that has it, else float16 (a T4).
-    revision: a commit or tag on the hub. Raises OSError where the model is not to be had.
+    revision: a commit or tag on the hub. Raises OSError where the model is not to be had, ValueError for a device that
+    is not there and for a model whose code is not part of transformers: no code that comes with a model is run.
     Introduced in notebook 00, "A real model".
     """
-    device = torch.device(device)
+    device = usable_device(device)
     source = _default_model_folder() if name == DEFAULT_MODEL else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype or native_dtype(device))
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, trust_remote_code=False, dtype=dtype or native_dtype(device)
+        )
     except OSError as error:
         raise _no_model(name, error) from error
     return model.to(device).eval(), tokenizer
@@ -62,6 +65,19 @@ def _no_model(name, error) -> OSError:
         f"No model {name!r}: expected {DEFAULT_MODEL!r}, a folder with config.json and weights, or the id of "
         f"a model on a hub that this machine reaches. ({str(error).splitlines()[0]})"
     )
+
+
+def usable_device(device) -> torch.device:
+    """A device that this machine has, from its name. Raises ValueError for any other."""
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        have = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        raise ValueError(
+            f"device={str(device)!r} is not usable here: expected {' or '.join(['cpu', *have])}."
+        ) from error
+    return found
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

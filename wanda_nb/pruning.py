@@ -14,7 +14,7 @@ from .capture import first_hidden_states
 from .masks import check_width
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import make_plan
-from .models import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
+from .models import check_weights, decoder_blocks, evaluating, linear_layers, usable_device, weight_matrix
 from .progress import Clock, duration, matmul_rate, progress_bar
 from .ranks import my_share, world
 from .results import Report
@@ -62,7 +62,7 @@ def prune(
     plan = make_plan(method, sparsity, pattern, group, update, len(blocks))
     check_weights(model, blocks)
     check_widths(blocks, plan)
-    device = torch.device(device) if device is not None else None
+    device = usable_device(device) if device is not None else None
     compute = device or _device(blocks[0])
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)

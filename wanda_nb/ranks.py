@@ -5,8 +5,13 @@ The engine is ``torch.distributed``, as ``torchrun`` or ``accelerate launch`` se
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+
+from .models import usable_device
 
 
 def world() -> tuple[int, int]:
@@ -14,6 +19,21 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def join_processes(device: str) -> torch.device:
+    """This process's device of that name, and torch.distributed set up, if a launcher started more processes than one.
+
+    Raises ValueError where the device is not to be had, or the others are not.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return usable_device(device)
+    mine = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
+    try:
+        PartialState(cpu=mine.type != "cuda")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"The processes could not be joined: {str(error).splitlines()[0]}") from error
+    return mine
 
 
 def my_share(tokens: torch.Tensor, attention_mask=None) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,9 +17,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
+from .identity import identity
 from .models import decoder_blocks, linear_layers
+from .ranks import world
+from .runs import digest
+from .shards import write_text
 from .text import check_tokens
-from .training import KeepZeros, Track, trainer
+from .training import KeepZeros, Track, check_checkpoint, train, trainer
 
 
 @dataclasses.dataclass
@@ -81,10 +83,11 @@ def recover(
     steps: of ``batch_size * accumulate`` windows each (on each process, under ``accelerate launch``); by default one
     pass over tokens. learning_rate: falls linearly to 0, by default from 1e-4 for LoRA as published, 2e-5 for masked.
     heldout: windows (windows, length) whose perplexity is taken before, after, and every so many steps.
-    folder: for a checkpoint every ``save_every`` steps. The same call again takes up where a broken run left off; a
-    folder of other settings or other tokens is refused.
+    folder: for a checkpoint every ``save_every`` steps. The same call again, with the model as it was before training,
+    takes up where a broken run left off, and trains a finished one no more.
     The model is trained in place. Raises ValueError before any work for arguments that make no sense, targets that
-    no layer is called, and 16-bit weights for masked training, which would lose most of its steps to rounding.
+    no layer is called, 16-bit weights for masked training, which would lose most of its steps to rounding, a folder
+    of another model, text or settings, and a checkpoint that is damaged: nothing in it is run.
     Introduced in notebook 07, "LoRA with peft"; section 5 of the paper, on fine-tuning.
     """
     settings = _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate, targets)
@@ -94,7 +97,8 @@ def recover(
     parameters = sum(p.numel() for p in model.parameters())
     with tempfile.TemporaryDirectory() as scratch:
         where = Path(scratch if folder is None else folder)
-        checkpoint = _checkpoint(where, settings, tokens)
+        checkpoint = None if folder is None else _checkpoint(where, _run(model, settings, tokens, heldout, every))
+        reached = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if method == "lora":
             model, watch = _with_lora(model, rank, alpha, dropout, targets, seed), TrainerCallback()
         else:
@@ -103,8 +107,7 @@ def recover(
         watchers = [watch, Track(heldout, every)]
         run = trainer(model, tokens, settings, where, None if folder is None else save_every, watchers)
         start = time.perf_counter()
-        run.train(resume_from_checkpoint=checkpoint)
-    history = run.state.log_history
+        history = train(run, checkpoint, watchers, finished=reached == settings["steps"])
     model.eval()
     return Recovery(
         model,
@@ -113,7 +116,7 @@ def recover(
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters,
         time.perf_counter() - start,
-        int(checkpoint.rpartition("-")[2]) if checkpoint else 0,
+        reached,
     )
 
 
@@ -150,27 +153,47 @@ def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate
     return settings | {"learning_rate": learning_rate, "targets": list(targets) if method == "lora" else None}
 
 
-def _checkpoint(folder: Path, settings: dict, tokens: torch.Tensor) -> str | None:
-    """The last whole checkpoint of the same run, if there is one; notes what run the folder belongs to."""
-    mine = settings | {
-        "tokens": hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(),
-        "shape": list(tokens.shape),
+def _run(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor | None, every: int) -> dict:
+    """All that makes a run what it is; another in any of it is another run."""
+    return {
+        "model": identity(model),
+        **settings,
+        "tokens": digest(tokens, None),
+        "heldout": None if heldout is None else digest(heldout, None),
+        "every": None if heldout is None else every,
+        "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # which the Trainer may not have set up yet
     }
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _checkpoint(folder: Path, mine: dict) -> Path | None:
+    """The last whole checkpoint of the same run, if there is one; notes what run the folder belongs to."""
     note = folder / "run.json"
-    if note.exists():
+    files = {path for path in folder.iterdir() if path.suffix != ".tmp"} if folder.exists() else set()
+    if note not in files:
+        if files:
+            raise ValueError(f"{folder} holds files of something else: choose another folder, or clear it.")
+        if int(os.environ.get("RANK", world()[0])) == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(note, json.dumps(mine, indent=1) + "\n")
+        return None
+    try:
         theirs = json.loads(note.read_text(encoding="utf-8"))
-        if other := [key for key in mine if theirs.get(key) != mine[key]]:
-            raise ValueError(
-                f"{folder} holds a run with other {', '.join(other)}: its checkpoints cannot be continued. "
-                "Use the same arguments, or another folder."
-            )
-        # Its state is what a checkpoint writes last: without it, the run was killed while writing.
-        whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-        last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-        return None if last is None else str(last)
-    note.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-    return None
+        other = [key for key in mine if theirs.get(key) != mine[key]]
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{note} is damaged: choose another folder, or clear this one.") from error
+    if other:
+        raise ValueError(
+            f"{folder} holds a run with other {', '.join(other)}: its checkpoints cannot be continued. Use the same "
+            "arguments and the model as it was before any training, or another folder."
+        )
+    # Its state is what a checkpoint writes last: without it, the run was killed while writing.
+    whole = {
+        int(path.parent.name.rpartition("-")[2]): path.parent for path in folder.glob("checkpoint-*/trainer_state.json")
+    }
+    if not whole:
+        return None
+    check_checkpoint(whole[max(whole)], max(whole))
+    return whole[max(whole)]
 
 
 def _with_lora(model, rank, alpha, dropout, targets, seed):
@@ -185,42 +208,6 @@ def _with_lora(model, rank, alpha, dropout, targets, seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of peft about transformers, which no reader can mend
         return get_peft_model(model, how)
-
-
-def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.DataFrame]:
-    """Add the adapters to the weights they stand beside; the plain model again, and what the merge cost by layer.
-
-    W + scaling * B A is dense, whatever W was. keep_zeros=True merges under the mask: where W (out, in) is
-    zero it stays zero, and the part of the update that fell on zeros is lost. keep_zeros=False merges densely,
-    which undoes the pruning. One of the two must be said. The table has a row a layer: layer, sparsity before and
-    after, and ``lost``, the fraction of the update's squared norm that fell on zeros.
-    Raises ValueError if nothing was said, or if there are no LoRA adapters.
-    Introduced in notebook 07, "Merging without losing the zeros".
-    """
-    adapted = list(_lora_layers(model))
-    if not adapted:
-        raise ValueError(f"{type(model).__name__} has no LoRA adapters: expected the model that recover() returned.")
-    if keep_zeros is None:
-        raise ValueError(
-            "A plain merge makes every adapted layer dense again. Say keep_zeros=True to merge under the mask, or "
-            "keep_zeros=False if a dense model is what you want."
-        )
-    rows = []
-    with torch.no_grad():
-        for name, layer in adapted:
-            weight = layer.get_base_layer().weight
-            mask = weight == 0
-            update = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-            on_zeros = update.masked_fill(~mask, 0).pow(2).sum()
-            lost = float(on_zeros / update.pow(2).sum()) if bool(update.any()) else 0.0
-            if keep_zeros:
-                update = update.masked_fill(mask, 0)
-            merged = (weight.float() + update).to(weight.dtype)
-            weight.copy_(merged)
-            rows.append(
-                (name, float(mask.float().mean()), float((merged == 0).float().mean()), lost if keep_zeros else 0.0)
-            )
-    return model.unload(), pd.DataFrame(rows, columns=["layer", "sparsity before", "sparsity after", "lost"])
 
 
 def _beside_old_torchao() -> None:
@@ -238,13 +225,3 @@ def _beside_old_torchao() -> None:
 
 
 _beside_old_torchao()
-
-
-def _lora_layers(model) -> Iterator[tuple[str, nn.Module]]:
-    try:
-        from peft.tuners.lora import LoraLayer
-    except ImportError:
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            yield name.removeprefix("base_model.model."), module

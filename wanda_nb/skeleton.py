@@ -52,7 +52,7 @@ class Skeleton:
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None):
         self.shards = Shards(folder)
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError(f"{folder} is quantised: stream the unquantised checkpoint, then quantise the result.")
         if named := getattr(config, "transformers_weights", None):
@@ -163,3 +163,14 @@ class Skeleton:
         memory = psutil.Process().memory_info().rss + max(running, starting)
         seconds = flops / matmul_rate(device, self.dtype) if flops else 0.0
         return Estimate(memory, hidden, self.shards.size(), flops, seconds)
+
+
+def reading_estimate(folder: Path, tokens: torch.Tensor, device, dtype: torch.dtype, passes: int, weights: int) -> str:
+    """Memory and time of reading tokens so many times with so many copies of the weights."""
+    numbers = sum(torch.Size(shape).numel() for shape in Skeleton(folder).shards.shapes.values())
+    flops = 2.0 * numbers * tokens.numel() * passes
+    floor = duration(flops / matmul_rate(device, dtype))
+    return (
+        f"weights {gib(weights * numbers * dtype.itemsize)} of memory and activations on top · "
+        f"{tokens.numel():,} tokens, {flops:.1e} floating-point operations, at least {floor} here"
+    )

@@ -11,6 +11,7 @@ import torch
 from .capture import first_hidden_states
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import Plan, make_plan
+from .models import usable_device
 from .ondisk import OnDisk
 from .progress import Clock, duration, progress_bar
 from .provenance import provenance
@@ -59,7 +60,7 @@ def prune_checkpoint(
     OSError for too little space or another run at work there. A value that is not finite stops the run at its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
-    source, destination, device = Path(source), Path(destination), torch.device(device)
+    source, destination, device = Path(source), Path(destination), usable_device(device)
     if destination.exists() and destination.resolve() == source.resolve():
         raise ValueError(f"{destination} is the source, which is never changed: choose another destination.")
     skeleton = Skeleton(source, dtype)
@@ -135,7 +136,7 @@ def estimate_checkpoint(
 
     Introduced in notebook 03, "A model larger than memory".
     """
-    device = torch.device(device)
+    device = usable_device(device)
     skeleton = Skeleton(Path(source), dtype)
     plan = _checked_plan(skeleton, tokens, attention_mask, method, sparsity, pattern, group, update)
     if plan.statistic:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers.trainer_pt_utils import safe_globals
 
 from .evaluation import perplexity
+from .kept import sync_folder
 from .models import decoder_blocks, linear_layers
 from .progress import progress_bar
+
+STATE = "trainer_state.json"
 
 
 def trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
@@ -38,12 +44,50 @@ def trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
     return made
 
 
+def train(run: Trainer, checkpoint: Path | None, watchers: list, finished: bool) -> list[dict]:
+    """Train to the end, from a checkpoint if there is one; returns the history. A finished run is only loaded."""
+    if finished:
+        run._load_from_checkpoint(os.fspath(checkpoint))
+        return TrainerState.load_from_json(os.fspath(checkpoint / STATE)).log_history
+    try:
+        run.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
+    finally:  # the Trainer ends only what was not broken off
+        for watcher in watchers:
+            watcher.on_train_end(run.args, run.state, run.control)
+    return run.state.log_history
+
+
+def check_checkpoint(folder: Path, step: int) -> None:
+    """Raises ValueError, naming the file, unless the Trainer can read a checkpoint without running code from it.
+
+    Reads headers only. The Trainer itself reads with ``weights_only=True``, and training_args.bin not at all.
+    """
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix in (".pt", ".pth"):
+                with safe_globals():  # numpy's, for the state of its generator
+                    torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            elif path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):
+                    pass
+            elif path.name == STATE and TrainerState.load_from_json(os.fspath(path)).global_step != step:
+                raise ValueError("it is the state of another step")
+            elif path.suffix == ".bin" and path.name != "training_args.bin":
+                raise ValueError("recover writes no such file")
+        except Exception as error:  # whatever the readers make of strange bytes
+            raise ValueError(
+                f"{path} is damaged, or is not of recover: remove {folder} to go on from the checkpoint before it, "
+                "or choose another folder."
+            ) from error
+
+
 class KeepZeros(TrainerCallback):
     """Pruned weights stay exactly zero: no gradient, so that it counts in no norm, and back to zero after each step."""
 
     def __init__(self, model):
         layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block).values()]
         self.masks = [(layer.weight, layer.weight.detach() == 0) for layer in layers]
+        self.hooks = []
 
     def on_train_begin(self, *_, **__):
         self.hooks = [
@@ -62,10 +106,10 @@ class KeepZeros(TrainerCallback):
 
 
 class Track(TrainerCallback):
-    """A bar, and the perplexity on held-out windows every so many steps."""
+    """A bar, the perplexity on held-out windows every so many steps, and checkpoints that survive a power cut."""
 
     def __init__(self, heldout, every):
-        self.heldout, self.every = heldout, every
+        self.heldout, self.every, self.bar = heldout, every, None
 
     def on_train_begin(self, args, state, control, model=None, **_):
         self.bar = progress_bar(total=state.max_steps, initial=state.global_step, desc="recover", unit="step")
@@ -77,8 +121,12 @@ class Track(TrainerCallback):
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._measure(state, model)
 
+    def on_save(self, args, state, control, **_):
+        sync_folder(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
     def on_train_end(self, *_, **__):
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def _measure(self, state, model):
         if self.heldout is not None:  # into the history that checkpoints keep

