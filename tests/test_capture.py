@@ -48,7 +48,7 @@ def test_padding_counts_in_no_norm(model, side):
         states = wn.first_hidden_states(model, tokens, keep, batch_size=batch)
         blocks = wn.decoder_blocks(model)
         with torch.no_grad():
-            states.advance(0, blocks[0], torch.device("cpu"))
+            states.advance(0, blocks[0], "cpu")
             with wn.InputNorms(blocks[1]) as norms:
                 norms.token_mask = states.token_masks[0]
                 for number, _ in states.through(1, blocks[1], torch.device("cpu")):
