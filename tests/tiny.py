@@ -91,7 +91,9 @@ class OneByOne(Experts):
     def forward(self, x):
         tokens = x.reshape(-1, x.shape[-1])
         chosen = self.router(tokens).argmax(dim=-1).tolist()
-        return torch.stack([self.experts[number](token) for number, token in zip(chosen, tokens, strict=True)]).view_as(x)
+        return torch.stack([self.experts[number](token) for number, token in zip(chosen, tokens, strict=True)]).view_as(
+            x
+        )
 
 
 class Chunked(nn.Module):

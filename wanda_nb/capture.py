@@ -184,7 +184,7 @@ def _compiled(module: nn.Module) -> bool:
 
 def eager(module: nn.Module):
     """Run what torch.compile compiled as it was written: hooks and idle blocks do not reach into compiled code."""
-    return torch.compiler.set_stance("forceeager") if _compiled(module) else nullcontext()
+    return torch.compiler.set_stance("force_eager") if _compiled(module) else nullcontext()
 
 
 def needs_compiler(block: nn.Module) -> bool:
