@@ -151,6 +151,8 @@ def _idle_pass(model, blocks, inputs, answers, change=None):
             elif not _equal(x, left[-1][0]) or written(left[-1][0]) != left[-1][1]:
                 raise _unsupported(model, f"it changes hidden states between block {index - 1} and block {index}")
             calls.append((args, kwargs))
+            if any(isinstance(leaf, Cache) for leaf in tree_leaves(calls[-1])):
+                raise _unsupported(model, f"block {index} is given a cache, although use_cache=False asks for none")
             if type(block) not in answers:
                 with InputNorms(block) as seen, eager(block):
                     output = forward(x.clone(), *args, **kwargs)
@@ -207,8 +209,6 @@ def _check_independent(model, calls, others) -> None:
     """Raises ValueError where the calls of two passes differ, in which blocks put out different things."""
     for index, (call, other) in enumerate(zip(calls, others, strict=True)):
         (leaves, spec), (other_leaves, other_spec) = tree_flatten(call), tree_flatten(other)
-        if any(isinstance(leaf, Cache) for leaf in leaves):
-            raise _unsupported(model, f"block {index} is given a cache, although use_cache=False asks for none")
         if spec != other_spec or not all(map(_equal, leaves, other_leaves)):
             raise _unsupported(
                 model,
