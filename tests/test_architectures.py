@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, UNUSUAL, tiny_model, with_feed_forward
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, MixtralConfig, T5Config
+from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
 
@@ -39,28 +40,53 @@ def test_prunes_exactly_and_touches_nothing_else(architecture, method, tokens):
     assert model(input_ids=tokens).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_blocks_run_one_by_one_give_what_the_model_gives(architecture, tokens):
-    """Masks, positions and rotary angles reach each block as the model itself would hand them over."""
+def test_masks_are_those_of_whole_model_calibration(architecture, batch_size, tokens):
+    """Masks, positions and whatever depends on the tokens reach each block as the model hands them over."""
+    expected = prune_whole(tiny_model(architecture), list(as_run(tokens, None, batch_size)))
     model = tiny_model(architecture)
-    padded = torch.ones_like(tokens)
-    padded[0, :5] = 0
-    for mask in (None, padded):
-        outputs = []
-        hooks = [
-            block.register_forward_hook(lambda _, args, output, to=outputs: to.append(output))
-            for block in wn.decoder_blocks(model)
-        ]
+    wn.prune(model, tokens, batch_size=batch_size)
+    assert same(model, expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_padded_windows_enter_and_leave_blocks_as_in_the_padded_model(architecture, side, tokens):
+    """A window is run without its padding; its tokens keep their positions, and what they see."""
+    model = tiny_model(architecture)
+    keep = torch.ones_like(tokens)
+    keep[0, slice(0, 5) if side == "left" else slice(7, 12)] = 0
+    outputs = []
+    hooks = [
+        block.register_forward_hook(lambda _, args, output: outputs.append(output))
+        for block in wn.decoder_blocks(model)
+    ]
+    with torch.no_grad():
+        model.base_model(input_ids=tokens, attention_mask=keep, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    states = wn.first_hidden_states(model, tokens, keep, batch_size=len(tokens))
+    for index, (block, output) in enumerate(zip(wn.decoder_blocks(model), outputs, strict=True)):
         with torch.no_grad():
-            model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
-        for hook in hooks:
-            hook.remove()
-        states = wn.first_hidden_states(model, tokens, mask, batch_size=len(tokens))
-        with torch.no_grad():
-            for index, block in enumerate(wn.decoder_blocks(model)):
-                states.advance(index, block, torch.device("cpu"))
-                expected = outputs[index] if isinstance(outputs[index], torch.Tensor) else outputs[index][0]
-                assert torch.equal(states.hidden[0], expected)
+            states.advance(index, block, "cpu")
+        expected = output if isinstance(output, torch.Tensor) else output[0]
+        for hidden, row, real in zip(states.hidden, expected, keep.bool(), strict=True):
+            torch.testing.assert_close(hidden[0], row[real], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
+def test_layers_that_read_some_tokens_at_a_time_are_exact(make, batch_size, padded, tokens):
+    keep = None
+    if padded:
+        keep = torch.ones_like(tokens)
+        keep[0, :5] = keep[2, 9:] = keep[3, 0] = 0
+    expected = prune_whole(with_feed_forward(make), list(as_run(tokens, keep, batch_size)))
+    model = with_feed_forward(make)
+    wn.prune(model, tokens, attention_mask=keep, batch_size=batch_size)
+    assert same(model, expected)
 
 
 def test_conv1d_is_pruned_along_its_inputs(tokens):

@@ -1,10 +1,12 @@
 """Input norms: against the definition, over batches, without padding, in float32."""
 
+import numpy
 import pytest
 import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
+from wanda_nb.capture import value_reads
 
 
 def norms_by_definition(model, tokens, keep=None):
@@ -44,17 +46,19 @@ def test_padding_counts_in_no_norm(model, side):
         where = slice(0, padding) if side == "left" else slice(12 - padding, 12)
         keep[row, where] = 0
     expected = norms_by_definition(model, tokens, keep)
+    blocks = wn.decoder_blocks(model)
     for batch in (1, 2, 5):
         states = wn.first_hidden_states(model, tokens, keep, batch_size=batch)
-        blocks = wn.decoder_blocks(model)
-        with torch.no_grad():
-            states.advance(0, blocks[0], torch.device("cpu"))
-            with wn.InputNorms(blocks[1]) as norms:
-                norms.token_mask = states.token_masks[0]
-                for number, _ in states.through(1, blocks[1], torch.device("cpu")):
-                    norms.token_mask = (*states.token_masks, None)[number + 1]
+        with torch.no_grad(), wn.InputNorms(blocks[1]) as norms:
+            states.advance(0, blocks[0], "cpu")
+            states.capture(1, blocks[1], "cpu", norms)
+        with torch.no_grad(), wn.InputNorms(blocks[1]) as by_hand:
+            for part, real in zip(tokens.split(batch), keep.split(batch), strict=True):
+                by_hand.token_mask = real
+                model(input_ids=part, attention_mask=real)
         for name in expected:
-            torch.testing.assert_close(norms[name].double(), expected[name], rtol=1e-5, atol=0)
+            torch.testing.assert_close(norms[name].double(), expected[name], rtol=1e-4, atol=0)
+            torch.testing.assert_close(by_hand[name].double(), expected[name], rtol=1e-5, atol=0)
     assert any((norms_by_definition(model, tokens)[n] > expected[n] * 1.01).any() for n in expected)
 
 
@@ -105,8 +109,115 @@ def test_a_layer_that_saw_nothing_has_no_norm(model):
         norms["mlp.down_proj"]
 
 
-def test_the_first_hidden_states_are_the_embeddings(model, tokens):
-    states = wn.first_hidden_states(model, tokens, batch_size=4)
-    assert [tuple(h.shape) for h in states.hidden] == [(4, 12, 32), (2, 12, 32)]
-    assert torch.equal(torch.cat(states.hidden), model.get_input_embeddings()(tokens))
-    assert all("forward" not in module.__dict__ for module in model.modules())
+class TwoReaders(torch.nn.Module):
+    """Two layers that read one buffer, with something done to it in between."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.second, self.between = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2), between
+
+    def forward(self, x):
+        self.first(x)
+        self.between(x)
+        return self.second(x)
+
+
+@pytest.mark.parametrize(
+    "between", [lambda x: x.fill_(3), lambda x: x.view(-1)[:4].add_(1), lambda x: x.detach().neg_().mul_(2)]
+)
+def test_a_buffer_that_is_written_into_is_read_again(between):
+    block, buffer = TwoReaders(between), torch.ones(1, 3, 4)
+    expected = {"first": [], "second": []}
+    with wn.InputNorms(block) as norms, torch.no_grad():
+        for value in (1.0, 2.0):  # refilled for the next batch, too
+            buffer.fill_(value)
+            expected["first"].append(buffer.clone())
+            block(buffer)
+            expected["second"].append(buffer.clone())
+    for name, kept in expected.items():
+        torch.testing.assert_close(norms[name], torch.cat(kept).reshape(-1, 4).norm(dim=0))
+
+
+def test_a_buffer_refilled_where_torch_counts_no_writes():
+    block = TwoReaders(lambda x: x.fill_(3))
+    with torch.inference_mode(), wn.InputNorms(block) as norms:
+        block(torch.ones(1, 3, 4))
+    torch.testing.assert_close(norms["second"], torch.full((4,), 27**0.5))
+
+
+def test_one_tensor_under_two_masks_is_summed_twice():
+    block, x = torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.ones(1, 3, 4)
+    with wn.InputNorms(block) as norms:
+        for mask in (torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]]), None):
+            norms.token_mask = mask
+            block[0](x)
+    torch.testing.assert_close(norms["0"], torch.full((4,), 6**0.5))
+
+
+def test_a_tensor_is_summed_once_for_all_that_read_it(model, tokens, monkeypatch):
+    sums = []
+    whole = wn.InputNorms._addend
+    monkeypatch.setattr(wn.InputNorms, "_addend", lambda self, X: sums.append(1) or whole(self, X))
+    with wn.InputNorms(wn.decoder_blocks(model)[0]), torch.no_grad():
+        model(input_ids=tokens)
+    assert len(sums) == 4  # q, k and v; o; gate and up; down
+
+
+def test_rows_that_the_mask_does_not_fit_are_refused():
+    block = torch.nn.Sequential(torch.nn.Linear(4, 2))
+    with wn.InputNorms(block) as norms:
+        norms.token_mask = torch.ones(2, 3)
+        block[0](torch.ones(6, 4))  # all of the batch's tokens, in a row
+        with pytest.raises(ValueError, match=r"0 reads \(5, 4\), but token_mask is \(2, 3\): .* text by itself"):
+            block[0](torch.ones(5, 4))
+
+
+def test_a_capture_by_hand_never_stops_the_block(model, tokens):
+    ran = []
+    block = wn.decoder_blocks(model)[0]
+    block.register_forward_hook(lambda *_: ran.append(1))
+    with wn.InputNorms(block), torch.no_grad():
+        for window in tokens:
+            model(input_ids=window[None])
+    assert len(ran) == len(tokens)
+
+
+READS = {
+    "item": lambda x: x[0].item(),
+    "bool": lambda x: bool(x[0] > 0),
+    "int": lambda x: int(x[0]),
+    "index": lambda x: range(9)[x.long()[1]],
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "asarray": lambda x: numpy.asarray(x),
+    "dlpack": lambda x: torch.from_dlpack(x),
+    "repr": lambda x: repr(x),
+    "mask": lambda x: x[x > 1],
+    "nonzero": lambda x: x.nonzero(),
+    "where": lambda x: torch.where(x > 1),
+    "unique": lambda x: x.unique(),
+    "equal": lambda x: torch.equal(x, x),
+    "bincount": lambda x: x.long().bincount(),
+    "sorted": lambda x: sorted(x),
+}
+SUMS = {
+    "matmul": lambda x: x @ x,
+    "where": lambda x: torch.where(x > 1, x, 0),
+    "top": lambda x: x.topk(2),
+    "scatter": lambda x: x.scatter(0, x.argsort(), 1.0),
+    "shape": lambda x: x.reshape(len(x) // 2, x.shape[-1] // 2).softmax(-1),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_code_that_reads_values_is_noticed(read):
+    with value_reads() as reads:
+        read(torch.arange(4.0))
+    assert reads
+
+
+@pytest.mark.parametrize("compute", SUMS.values(), ids=SUMS)
+def test_code_that_only_computes_is_not(compute):
+    with value_reads() as reads:
+        compute(torch.arange(4.0))
+    assert not reads

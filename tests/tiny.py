@@ -1,6 +1,7 @@
 """Tiny random models with the structure of the real ones; nothing here needs a network."""
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SMALL = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -29,6 +30,19 @@ ARCHITECTURES = {
     "qwen3": ("qwen3", ROOMY),
     "gemma2": ("gemma2", {**ROOMY, "sliding_window": 4, "query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3_text", {**ROOMY, "sliding_window": 4, "query_pre_attn_scalar": 8}),
+    "gemma4": (  # each block is handed something of the tokens, and the last one the keys and values of the one before
+        "gemma4_text",
+        {
+            **ROOMY,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "global_head_dim": 8,
+            "num_global_key_value_heads": 2,
+            "num_kv_shared_layers": 1,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 96,
+        },
+    ),
     "phi3": ("phi3", ROOMY),
     "opt": ("opt", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 16, "max_position_embeddings": 64}),
     "gpt_neox": ("gpt_neox", {**SMALL, "intermediate_size": 48, "max_position_embeddings": 64}),
@@ -49,3 +63,78 @@ def tiny_model(architecture="llama", dtype=torch.float32, **settings):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.to(dtype)
+
+
+class Experts(nn.Module):
+    """Experts as custom code writes them, one module each, which reads the tokens that the router gave to it."""
+
+    def __init__(self, width=32, inner=48, count=4):
+        super().__init__()
+        self.router = nn.Linear(width, count)
+        experts = [nn.Sequential(nn.Linear(width, inner), nn.SiLU(), nn.Linear(inner, width)) for _ in range(count)]
+        self.experts = nn.ModuleList(experts)
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        weights, chosen = self.router(tokens).softmax(dim=-1).topk(2)
+        output = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            rows, place = (chosen == number).nonzero(as_tuple=True)
+            if len(rows):
+                output.index_add_(0, rows, expert(tokens[rows]) * weights[rows, place, None])
+        return output.view_as(x)
+
+
+class OneByOne(Experts):
+    """The same for one token after the other: an expert is called as often as it is chosen."""
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        chosen = self.router(tokens).argmax(dim=-1).tolist()
+        return torch.stack([self.experts[number](token) for number, token in zip(chosen, tokens, strict=True)]).view_as(
+            x
+        )
+
+
+class Chunked(nn.Module):
+    """A feed-forward layer that reads a few positions at a time, as chunk_size_feed_forward makes it."""
+
+    def __init__(self, mlp, size=5):
+        super().__init__()
+        self.mlp, self.size = mlp, size
+
+    def forward(self, x):
+        return torch.cat([self.mlp(part) for part in x.split(self.size, dim=1)], dim=1)
+
+
+class UntilLarge(nn.Module):
+    """A feed-forward layer that is run again until its output is large: as often as the values want it."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x):
+        for _ in range(4):
+            x = self.mlp(x)
+            if bool(x.norm() > 60):
+                break
+        return x
+
+
+def with_feed_forward(make):
+    """The tiny model, each feed-forward layer replaced by what ``make`` makes of it."""
+    model = tiny_model()
+    torch.manual_seed(3)
+    for layer in model.model.layers:
+        layer.mlp = make(layer.mlp)
+    return model.eval()
+
+
+#: Feed-forward layers that are not called once each on all tokens.
+UNUSUAL = {
+    "experts": lambda mlp: Experts(),
+    "one by one": lambda mlp: OneByOne(),
+    "chunked": Chunked,
+    "until large": UntilLarge,
+}

@@ -3,9 +3,10 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from .allocation import owl_sparsity
-from .capture import InputGrams, InputNorms, first_hidden_states
+from .capture import InputGrams, InputNorms
 from .compressed import load_compressed, save_compressed
 from .evaluation import ZeroShot, complete, perplexity, window_losses, zero_shot
+from .hidden_states import first_hidden_states
 from .masks import nm_mask, prune_mask
 from .merging import merge_lora
 from .models import decoder_blocks, linear_layers, load_model, model_folder, sparsity, weight_matrix

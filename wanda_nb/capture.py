@@ -1,34 +1,37 @@
-"""What goes into each layer: input norms by hooks, and the hidden states that enter the blocks."""
+"""What goes into each layer: norms of the inputs, summed up by hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .models import decoder_blocks, linear_layers, weight_matrix
+from .models import linear_layers, weight_matrix
 from .ranks import sum_over_ranks, world
 
 
 class Seen(Exception):
-    """Raised by a hook once every layer of the block has shown its input: the rest need not be computed."""
+    """Raised by a hook once the last layer of the block has shown its input: the rest need not be computed."""
 
 
 class _InputSums(Mapping):
     """Something summed over the inputs of every linear layer in a block, by hooks; see InputNorms."""
 
-    def __init__(self, block: nn.Module, stop_when_seen: bool = False):
+    def __init__(self, block: nn.Module):
         self._layers = linear_layers(block)
         self._sums: dict[str, torch.Tensor] = {}
-        self._last = (None, None)
+        self._last: tuple = (None, None, None, None)
         self._hooks: list = []
-        self._unseen = set(self._layers)
-        self._stop = stop_when_seen
         #: Which tokens of the batch under way count, (batch, length), 0 for padding; None: all.
         self.token_mask: torch.Tensor | None = None
+        #: Names of the layers in the order in which they were called, which a caller may clear.
+        self.called: list[str] = []
+        #: When ``called`` reads like this, the forward pass under way is stopped by ``Seen``; None: never.
+        self.enough: list[str] | None = None
 
     def __enter__(self):
         for name, layer in self._layers.items():
@@ -39,25 +42,31 @@ class _InputSums(Mapping):
     def __exit__(self, *error) -> None:
         while self._hooks:
             self._hooks.pop().remove()
-        self._last = (None, None)
+        self._last = (None, None, None, None)
 
     def _watch(self, name: str):
         def hook(layer, args, kwargs):
             x = args[0] if args else kwargs["input"]
-            last, addend = self._last
-            if x is not last:  # q, k and v read one tensor: sum it once
-                addend = self._addend(self._rows(x.detach()))
-                self._last = (x, addend)
+            addend = self._addend_of(name, x)
             if name in self._sums:
                 self._sums[name] += addend
             else:
                 self._sums[name] = addend.clone()
-            self._unseen.discard(name)
-            if self._stop and not self._unseen:
-                self._unseen = set(self._layers)  # for the next batch
+            self.called.append(name)
+            if self.called == self.enough:
                 raise Seen
 
         return hook
+
+    def _addend_of(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """What a layer's input adds; q, k and v read one tensor, which is summed once while nobody writes into it."""
+        version = written(x)
+        last, last_version, last_mask, addend = self._last
+        if x is last and self.token_mask is last_mask and version is not None and version == last_version:
+            return addend
+        addend = self._addend(self._rows(name, x.detach()))
+        self._last = (x, version, self.token_mask, addend)
+        return addend
 
     def sum_over_ranks(self) -> None:
         """Make the sums those over the tokens of all ranks; nothing where there is one process."""
@@ -71,11 +80,16 @@ class _InputSums(Mapping):
                 self._sums[name] = self._addend(torch.zeros(1, W.shape[1], device=W.device))
             sum_over_ranks(self._sums[name])
 
-    def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if self.token_mask is not None:
-            rows = rows[self.token_mask.to(x.device).reshape(-1).bool()]
-        return rows.float()
+    def _rows(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        rows, mask = x.reshape(-1, x.shape[-1]), self.token_mask
+        if mask is None:
+            return rows.float()
+        if x.shape[:-1] not in (mask.shape, (mask.numel(),)):
+            raise ValueError(
+                f"{name} reads {tuple(x.shape)}, but token_mask is {tuple(mask.shape)}: which rows are padding cannot "
+                "be told (those of an expert? a chunk?). Run each text by itself, unpadded, as prune() does."
+            )
+        return rows[mask.to(x.device).reshape(-1).bool()].float()
 
     def _addend(self, X: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -118,100 +132,9 @@ class InputGrams(_InputSums):
         return X.T @ X
 
 
-class HiddenStates:
-    """Calibration windows on their way through the model: what enters the next block.
-
-    Built by ``first_hidden_states``. buffer: (samples, length, width), in the model's dtype; hidden: its batches, views
-    (batch, length, width) which every block overwrites in turn.
-    """
-
-    def __init__(self, buffer, batch_size, calls, token_masks):
-        self.buffer: torch.Tensor = buffer
-        self.hidden = buffer.split(batch_size)
-        self.calls = calls  # [batch][block] -> (args, kwargs): masks, positions and whatever else the model passes on
-        self.token_masks = token_masks
-
-    def through(self, index: int, block: nn.Module, device) -> Iterator[tuple[int, torch.Tensor]]:
-        """Run block number ``index`` on every batch; yields (batch number, output or None).
-
-        None where a capture stopped the block since it had seen all it wanted.
-        """
-        for number, (hidden, calls) in enumerate(zip(self.hidden, self.calls, strict=True)):
-            args, kwargs = send_to_device(calls[index], device)
-            try:
-                output = block(hidden.to(device), *args, **kwargs)
-            except Seen:
-                output = (None,)
-            yield number, output if isinstance(output, torch.Tensor) else output[0]
-
-    def advance(self, index: int, block: nn.Module, device) -> None:
-        """Replace what entered block number ``index`` by what leaves it."""
-        for number, output in self.through(index, block, device):
-            self.hidden[number].copy_(output)
-
-
-@torch.no_grad()
-def first_hidden_states(
-    model, tokens: torch.Tensor, attention_mask=None, batch_size: int = 4, allocate=torch.empty
-) -> HiddenStates:
-    """The hidden states (batch, length, width) that enter the first block, for all tokens (samples, length).
-
-    The model's own code prepares masks and positions for each block, while its blocks stand idle, so
-    only the embeddings are computed. attention_mask: (samples, length), 0 for padding. allocate: what makes their
-    buffer, called like torch.empty with shape, dtype and device.
-    Raises ValueError for a model that does not run its blocks once each, in order.
-    Introduced in notebook 03, "Stop before the first block".
-    """
-    blocks = decoder_blocks(model)
-    where = model.get_input_embeddings().weight.device
-    buffer, calls, token_masks = None, [], []
-    by_shape: dict[tuple, list] = {}  # without padding, batches of one shape are called alike
-    with _idle(blocks) as seen:
-        for number, batch in enumerate(tokens.split(batch_size)):
-            mask = None if attention_mask is None else attention_mask.split(batch_size)[number]
-            if mask is not None and bool(mask.all()):
-                mask = None
-            seen.clear()
-            model.base_model(
-                input_ids=batch.to(where),
-                attention_mask=None if mask is None else mask.to(where),
-                use_cache=False,
-            )
-            _check_order(model, blocks, seen, batch)
-            first = seen[0][1]
-            if buffer is None:
-                buffer = allocate((*tokens.shape, first.shape[-1]), dtype=first.dtype, device=first.device)
-            buffer[number * batch_size :][: len(batch)].copy_(first)
-            call = [(args, kwargs) for _, _, args, kwargs in seen]
-            calls.append(call if mask is not None else by_shape.setdefault(tuple(batch.shape), call))
-            token_masks.append(mask)
-    return HiddenStates(buffer, batch_size, calls, token_masks)
-
-
-@contextmanager
-def _idle(blocks):
-    """Let every block note how it is called and hand its input on, computing nothing."""
-    seen: list[tuple] = []
-    answers: dict[type, int | None] = {}  # how blocks of a class answer: a tensor (None) or so long a tuple
-
-    def stand_in(index, block, forward):
-        def idle(*args, **kwargs):
-            if args:
-                x, args = args[0], args[1:]
-            else:
-                x = kwargs.pop("hidden_states")
-            seen.append((index, x, args, kwargs))
-            if type(block) not in answers:  # ask the block itself, once
-                output = forward(x, *args, **kwargs)
-                answers[type(block)] = None if isinstance(output, torch.Tensor) else len(output)
-                return output
-            length = answers[type(block)]
-            return x if length is None else (x, *[None] * (length - 1))
-
-        return idle
-
-    with replaced_forward(*[(block, stand_in(i, block, block.forward)) for i, block in enumerate(blocks)]):
-        yield seen
+def written(thing) -> int | None:
+    """How often a tensor was written into, through whichever view; None where torch does not count."""
+    return None if not isinstance(thing, torch.Tensor) or thing.is_inference() else thing._version
 
 
 @contextmanager
@@ -230,10 +153,41 @@ def replaced_forward(*pairs):
                 module.__dict__.pop("forward", None)
 
 
-def _check_order(model, blocks, seen, batch) -> None:
-    order = [index for index, *_ in seen]
-    if order != list(range(len(blocks))) or seen[0][1].shape[:2] != batch.shape:
-        raise ValueError(
-            f"{type(model).__name__} is not supported: expected a model that runs its {len(blocks)} blocks once "
-            f"each, in order, on hidden states (batch, length, width); it ran {order[:8]}…"
-        )
+@contextmanager
+def value_reads():
+    """A list that stays empty while nothing reads a tensor's values, or makes a shape of them.
+
+    Python code can branch on nothing else in a tensor. torch marks its operations that do so; those that leave torch,
+    such as ``tolist``, are known by name.
+    """
+    found: list = []
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+                found.append(func)
+            return func(*args, **(kwargs or {}))
+
+    class Methods(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__", "__dlpack__", "__repr__"):
+                found.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Operations(), Methods():
+        yield found
+
+
+def _compiled(module: nn.Module) -> bool:
+    return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in module.modules())
+
+
+def eager(module: nn.Module):
+    """Run what torch.compile compiled as it was written: hooks and idle blocks do not reach into compiled code."""
+    return torch.compiler.set_stance("force_eager") if _compiled(module) else nullcontext()
+
+
+def needs_compiler(block: nn.Module) -> bool:
+    """Whether a block holds what torch refuses to run while its operations are watched."""
+    configs = [getattr(module, "config", None) for module in block.modules()]
+    return _compiled(block) or any(getattr(c, "_attn_implementation", "") == "flex_attention" for c in configs)

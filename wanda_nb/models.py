@@ -179,6 +179,13 @@ def _linear_modules(block: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in block.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
 
 
+def is_expert(block: nn.Module, name: str) -> bool:
+    """Whether the layer of that name lies in a list of modules in the block, of which not all need be called."""
+    parts = name.split(".")
+    above = (block.get_submodule(".".join(parts[:end])) for end in range(1, len(parts)))
+    return any(isinstance(module, (nn.ModuleList, nn.ModuleDict)) for module in above)
+
+
 def weight_matrix(layer: nn.Module) -> torch.Tensor:
     """A layer's weight as W (out, in), sharing its storage; Conv1D keeps its own the other way round."""
     weight = layer.weight.detach()

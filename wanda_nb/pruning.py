@@ -10,11 +10,19 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .capture import first_hidden_states
+from .hidden_states import first_hidden_states, never_called
 from .masks import check_width
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import make_plan
-from .models import check_weights, decoder_blocks, evaluating, linear_layers, usable_device, weight_matrix
+from .models import (
+    check_weights,
+    decoder_blocks,
+    evaluating,
+    is_expert,
+    linear_layers,
+    usable_device,
+    weight_matrix,
+)
 from .progress import Clock, duration, matmul_rate, progress_bar
 from .ranks import my_share, world
 from .results import Report
@@ -176,20 +184,21 @@ def _row(index, name, layer, asked, extra, seconds) -> dict:
 
 
 def _capture(states, index, block, where, statistic):
-    with statistic(block, stop_when_seen=True) as seen:
-        seen.token_mask = states.token_masks[0]
-        for number, _ in states.through(index, block, where):
-            seen.token_mask = states.token_masks[(number + 1) % len(states.token_masks)]
+    with statistic(block) as seen:
+        states.capture(index, block, where, seen)
     seen.sum_over_ranks()
     for name in linear_layers(block):
+        already = f"Blocks before {index} are already pruned"
+        if name not in seen and not is_expert(block, name):
+            raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {already}.")
         if name not in seen:
             raise ValueError(
                 f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
-                f"Blocks before {index} are already pruned. Use more calibration text, or magnitude."
+                f"{already}. Use more calibration text, or magnitude."
             )
         if not bool(seen[name].isfinite().all()):
             raise ValueError(
-                f"The input of {name} in block {index} is not finite. Blocks before {index} are already pruned: "
+                f"The input of {name} in block {index} is not finite. {already}: "
                 "load the model again. Expected finite activations; try float32 or bfloat16, or look at the text."
             )
     return seen
@@ -197,15 +206,16 @@ def _capture(states, index, block, where, statistic):
 
 def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
     """Seconds for the first window to pass the dense blocks; ValueError if it does not stay finite."""
-    mask = None if attention_mask is None else attention_mask[:1]
-    states = first_hidden_states(model, tokens[:1], mask, 1)
-    real = slice(None) if mask is None else mask.bool()
+    if attention_mask is not None:
+        some = attention_mask.bool().any(dim=1)  # a window that is all padding shows nothing
+        tokens, attention_mask = tokens[some], attention_mask[some][:1]
+    states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
     place = _InMemory(blocks, device)
     for index, block in enumerate(blocks):
         with place.visit(index) as where:
             states.advance(index, block, where)
-        if not bool(states.hidden[0][real].isfinite().all()):
+        if not bool(states.hidden[0].isfinite().all()):
             raise ValueError(
                 f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
                 "Nothing was changed. Expected finite ones: try float32 or bfloat16, or check the checkpoint."

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .capture import first_hidden_states
+from .hidden_states import first_hidden_states
 from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import Plan, make_plan
 from .models import usable_device
