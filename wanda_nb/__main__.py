@@ -22,6 +22,7 @@ from .ranks import world
 from .results import gib, provenance
 from .skeleton import Skeleton
 from .tasks import PAPER_TASKS
+from .uncertainty import FEWEST_WINDOWS
 
 MODEL = (
     "'smollm2-135m' (pinned, needs no hub), a folder with config.json and safetensors, or the id of a model on a hub"
@@ -156,8 +157,8 @@ def evaluate(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows)
-    if len(heldout) < 2:
-        raise ValueError("one window gives no interval: expected --windows 2 or more, or shorter ones.")
+    if len(heldout) < FEWEST_WINDOWS:
+        raise ValueError(f"{len(heldout)} windows give no interval: expected {FEWEST_WINDOWS} or more, or shorter ones.")
     say("estimate:", _estimate(folder, heldout, device, dtype or native_dtype(device), passes=1, weights=1))
     if asked.tasks is not None:
         say("The zero-shot tasks come on top: their progress bar says how long once they are read.")
