@@ -117,7 +117,7 @@ def test_a_dry_run_estimates_and_leaves_nothing(words, tmp_path, monkeypatch, ca
         (["prune", "smollm2-135m", "out", "--sparsity", "1.5", *LITTLE], "sparsity=1.5"),
         (["prune", "smollm2-135m", "out", "--text", "nothing.txt", *LITTLE], "No text source 'nothing.txt'"),
         (["prune", "smollm2-135m", "out", "--samples", "9", "--length", "100000"], "Too little text"),
-        (["evaluate", "smollm2-135m", "--windows", "7"], "7 windows give no interval: expected 8 or more"),
+        (["evaluate", "smollm2-135m", "--windows", "7"], "7 windows: expected 8 or more for an interval"),
         (["recover", "smollm2-135m", "out", "--length", "9999999"], "Too little text"),
     ],
     ids=str,

@@ -158,7 +158,7 @@ def evaluate(asked, device, dtype) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows)
     if len(heldout) < FEWEST_WINDOWS:
-        raise ValueError(f"{len(heldout)} windows give no interval: expected {FEWEST_WINDOWS} or more, or shorter ones.")
+        raise ValueError(f"{len(heldout)} windows: expected {FEWEST_WINDOWS} or more for an interval, or shorter ones.")
     say("estimate:", _estimate(folder, heldout, device, dtype or native_dtype(device), passes=1, weights=1))
     if asked.tasks is not None:
         say("The zero-shot tasks come on top: their progress bar says how long once they are read.")

@@ -48,11 +48,11 @@ def mean_interval(values, level: float = 0.95, seed: int = 0, *, neighbours: boo
 
     Items are drawn with replacement, as if others of their kind had been asked; what the interval cannot know is other
     text, other prompts or another calibration draw. level: of confidence. neighbours: values are of windows that follow
-    one another in a text. These are alike, so blocks of floor(n^0.6) neighbours are drawn (the last window's neighbour
-    is the first), as many as hold n. Each end is then moved away from the mean, because few blocks differ by too little:
+    one another in a text. These are alike, so blocks of floor(n^0.6) neighbours are drawn (after the last window comes
+    the first), as many as hold n. Each end is then moved away from the mean, because few blocks differ by too little:
     by Student's t over the normal quantile, times sqrt(blocks drawn / (k - 1)), where k = n / length of a block.
-    Simulated, "95%" covers 93 to 97%: of two independent normal items or more, and of eight windows or more whose losses
-    have a correlation of 0.5 with the next. Of few and very lopsided values (log-normal, sigma 0.7) it covers 88 to 92%.
+    Simulated, "95%" covers 93 to 97%: of two independent normal items or more, and of eight windows or more if a loss
+    has a correlation of 0.5 with the next. Of few and very lopsided values (log-normal, sigma 0.7): 88 to 93%.
     Raises ValueError for fewer than two items, or eight neighbouring windows.
     Introduced in notebook 06, "How sure are we?".
     """
@@ -62,7 +62,7 @@ def mean_interval(values, level: float = 0.95, seed: int = 0, *, neighbours: boo
     n = len(values)
     if neighbours and n < FEWEST_WINDOWS:
         raise ValueError(
-            f"{n} neighbouring windows are too few for an interval: expected {FEWEST_WINDOWS} or more. Read more windows, "
+            f"{n} neighbouring windows are too few for an interval: expected {FEWEST_WINDOWS} or more. Read more, "
             "or shorter ones. For windows that are spread over the text, or independent items, give neighbours=False."
         )
     if np.ptp(values) == 0:  # nothing to resample
@@ -96,9 +96,7 @@ def perplexity_interval(
     return Interval(*(math.exp(loss) for loss in mean_interval(losses, level, seed, neighbours=neighbours)))
 
 
-def paired_difference(
-    a, b, level: float = 0.95, seed: int = 0, *, neighbours: bool | None = None
-) -> Difference:
+def paired_difference(a, b, level: float = 0.95, seed: int = 0, *, neighbours: bool | None = None) -> Difference:
     """How b differs from a, both (items,) measured on the same items in the same order: right or wrong, or losses.
 
     Pairing takes out what makes an item hard for both, so that far fewer items tell two models apart. neighbours: of
