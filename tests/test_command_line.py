@@ -39,11 +39,11 @@ def test_prune_does_what_the_library_does(pruned):
 
 def test_evaluate_keeps_a_record(pruned, tmp_path, capsys):
     record = tmp_path / "found.json"
-    words = ["evaluate", str(pruned), "--length", "32", "--windows", "3", "--record", str(record), "--device", "cpu"]
+    words = ["evaluate", str(pruned), "--length", "32", "--windows", "8", "--record", str(record), "--device", "cpu"]
     assert main([*words, "--tasks", "openbookqa", "--limit", "4"]) == 0
     found = json.loads(record.read_text())
     model, tokenizer = wn.load_model(str(pruned))
-    expected = wn.perplexity(model, wn.evaluation_tokens(tokenizer, length=32, windows=3))
+    expected = wn.perplexity(model, wn.evaluation_tokens(tokenizer, length=32, windows=8))
     assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
     assert found["interval"][0] <= found["perplexity"] <= found["interval"][1]
     assert found["sparsity"] == pytest.approx(0.5, abs=1e-4) and found["tasks"]["openbookqa"]["items"] == 4
@@ -53,7 +53,7 @@ def test_evaluate_keeps_a_record(pruned, tmp_path, capsys):
 
 def test_evaluate_killed_goes_on(tmp_path):
     def words(name):
-        found = ["evaluate", "smollm2-135m", "--length", "32", "--windows", "4", "--device", "cpu"]
+        found = ["evaluate", "smollm2-135m", "--length", "32", "--windows", "8", "--device", "cpu"]
         return [*found, "--tasks", "openbookqa", "--limit", "12", "--batch-size", "1", "--record", f"{tmp_path}/{name}"]
 
     def answered():
@@ -66,7 +66,7 @@ def test_evaluate_killed_goes_on(tmp_path):
     process.kill()
     process.wait()
     assert 5 <= answered() < 48 and not (tmp_path / "killed.json").exists()
-    assert len((tmp_path / "killed.losses.tmp").read_text().splitlines()) == 5
+    assert len((tmp_path / "killed.losses.tmp").read_text().splitlines()) == 9
     assert main(words("killed.json")) == main(words("whole.json")) == 0
     one, other = (json.loads((tmp_path / name).read_text()) for name in ("killed.json", "whole.json"))
     assert one.pop("seconds") and other.pop("seconds") and one == other
@@ -260,7 +260,7 @@ def test_the_library_says_the_same(tmp_path):
     "words",
     [
         ["prune", "smollm2-135m", "out", *LITTLE],
-        ["evaluate", "smollm2-135m", "--length", "32", "--windows", "2", "--tasks"],
+        ["evaluate", "smollm2-135m", "--length", "32", "--windows", "8", "--tasks"],
         ["recover", "smollm2-135m", "out", "--length", "32", "--windows", "2"],
     ],
     ids=lambda words: words[0],
@@ -280,7 +280,7 @@ def test_a_dry_run_estimates_and_leaves_nothing(words, tmp_path, monkeypatch, ca
         (["prune", "smollm2-135m", "out", "--sparsity", "1.5", *LITTLE], "sparsity=1.5"),
         (["prune", "smollm2-135m", "out", "--text", "nothing.txt", *LITTLE], "No text source 'nothing.txt'"),
         (["prune", "smollm2-135m", "out", "--samples", "9", "--length", "100000"], "Too little text"),
-        (["evaluate", "smollm2-135m", "--windows", "1"], "--windows 2 or more"),
+        (["evaluate", "smollm2-135m", "--windows", "7"], "7 windows: expected 8 or more for an interval"),
         (["recover", "smollm2-135m", "out", "--length", "9999999"], "Too little text"),
     ],
     ids=str,

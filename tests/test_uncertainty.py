@@ -1,22 +1,84 @@
 """Intervals that hold what they promise, and pairing."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import binom, norm, t
 
 import wanda_nb as wn
+from wanda_nb import uncertainty
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    draw = np.random.default_rng(0)
-    inside = 0
-    for trial in range(200):
-        low, high = wn.mean_interval(draw.normal(3.0, 2.0, size=80), level=0.9, seed=trial)[1:]
-        inside += low <= 3.0 <= high
-    assert 0.84 <= inside / 200 <= 0.95  # 0.9, two standard errors and a little
+def by_hand(values, level=0.95, seed=0, neighbours=False):
+    """The stated resampling, one draw and one window at a time, from the same random numbers."""
+    n, draw, means = len(values), np.random.default_rng(seed), []
+    length = max(found for found in range(1, n + 1) if found**5 <= n**3) if neighbours else 1
+    blocks = math.ceil(n / length)
+    for _ in range(9999):
+        resample = []
+        for start in draw.integers(n, size=blocks):
+            resample += [values[(start + step) % n] for step in range(length)]
+        means.append(sum(resample) / len(resample))
+    means.sort()
+    mean, k, ends = sum(values) / n, n / length, []
+    for share in ((1 - level) / 2, (1 + level) / 2):
+        whole, part = divmod(share * 9998, 1)
+        end = means[int(whole)] * (1 - part) + means[int(whole) + 1] * part
+        student = t.ppf((1 + level) / 2, k - 1) / norm.ppf((1 + level) / 2)
+        ends.append(mean + (end - mean) * student * math.sqrt(blocks / (k - 1)))
+    return mean, *ends
+
+
+@pytest.mark.parametrize(
+    ("n", "settings"),
+    [
+        (2, {}),
+        (5, {"level": 0.9, "seed": 4}),
+        (9, {"neighbours": True}),  # three blocks of three
+        (10, {"level": 0.8, "neighbours": True}),  # four blocks of three: two more than there are windows
+        (32, {"seed": 2, "neighbours": True}),  # 32 to the 0.6 is exactly 8
+    ],
+)
+def test_it_is_the_resampling_that_it_says(n, settings):
+    values = np.random.default_rng(n).exponential(size=n).tolist()
+    assert tuple(wn.mean_interval(values, **settings)) == pytest.approx(by_hand(values, **settings), rel=1e-12)
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+@pytest.mark.parametrize("n", [8, 32, 148])
+def test_95_per_cent_cover_95_per_cent(n, neighbours, monkeypatch):
+    """Independent items, and windows with a correlation of 0.5 with the next. A mean is linear in the values, so that
+    the intervals of one value at each place give those of all trials at once."""
+    monkeypatch.setattr(uncertainty, "DRAWS", 1999)
+    trials, draw = 4000, np.random.default_rng(n)
+    values = draw.normal(size=(trials, n))
+    if neighbours:
+        for i in range(1, n):
+            values[:, i] = 0.5 * values[:, i - 1] + math.sqrt(0.75) * values[:, i]
+    length = int(n**0.6 + 1e-9) if neighbours else 1
+    blocks = math.ceil(n / length)
+    weights = np.stack([uncertainty._resampled(one, length, blocks, 0) for one in np.eye(n)])  # (n, draws)
+    mean = values.mean(axis=1)
+    wider = t.ppf(0.975, n / length - 1) / norm.ppf(0.975) * math.sqrt(blocks / (n / length - 1))
+    low, high = mean + wider * (np.quantile(values @ weights, [0.025, 0.975], axis=1) - mean)
+    for i in range(3):
+        found = wn.mean_interval(values[i], neighbours=neighbours)
+        assert found == pytest.approx((mean[i], low[i], high[i]), rel=1e-9)
+    assert 0.93 <= ((low <= 0) & (high >= 0)).mean() <= 0.97
+
+
+def test_memory_is_bounded_and_the_slab_changes_nothing(monkeypatch):
+    values = np.random.default_rng(3).normal(size=2000)
+    tracemalloc.start()
+    found = wn.mean_interval(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 * 2**20  # all at once would be 305 MiB
+    monkeypatch.setattr(uncertainty, "SLAB", 77_777)  # divides nothing
+    assert wn.mean_interval(values) == found
 
 
 def test_it_narrows_as_the_root_of_the_items():
@@ -27,12 +89,32 @@ def test_it_narrows_as_the_root_of_the_items():
     assert many.high - many.low == pytest.approx(expected, rel=0.05)
 
 
-def test_perplexity_interval_is_that_of_the_mean_loss():
-    losses = torch.tensor([2.0, 2.5, 3.0, 3.5])
-    value, low, high = wn.perplexity_interval(losses, seed=3)
-    assert value == pytest.approx(math.exp(2.75))
-    assert (math.log(low), math.log(high)) == pytest.approx(wn.mean_interval(losses, seed=3)[1:])
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_perplexity_interval_is_that_of_the_mean_loss(neighbours):
+    losses = torch.tensor([2.0, 2.5, 3.0, 3.5, 3.0, 2.5, 2.0, 1.5])
+    value, low, high = wn.perplexity_interval(losses, 0.9, seed=3, neighbours=neighbours)
+    assert value == pytest.approx(math.exp(2.5))
+    expected = wn.mean_interval(losses, 0.9, seed=3, neighbours=neighbours)
+    assert (math.log(low), math.log(high)) == pytest.approx(expected[1:])
     assert low < value < high
+
+
+def test_windows_are_neighbours_unless_it_is_said():
+    """And right or wrong is of items that know nothing of each other."""
+    losses = np.repeat(np.random.default_rng(4).normal(3, 1, size=8), 4)  # four in a row are equal
+    assert wn.perplexity_interval(losses) == wn.perplexity_interval(losses, neighbours=True)
+    zeros, right = np.zeros(32), (losses > 3).astype(float)
+    for b, default in ((losses, True), (right, False)):
+        found = {said: wn.paired_difference(zeros, b, neighbours=said) for said in (None, False, True)}
+        assert found[None] == found[default] != found[not default]
+        assert found[True].high - found[True].low > 1.5 * (found[False].high - found[False].low)
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_values_that_do_not_differ(neighbours):
+    assert wn.mean_interval([0.1] * 9, neighbours=neighbours) == (0.1, 0.1, 0.1)
+    difference = wn.paired_difference(np.arange(9.0), np.arange(9.0) + 0.5, neighbours=neighbours)
+    assert difference[:5] == (0.5, 0.5, 0.5, 9, 0)
 
 
 def test_pairing_takes_out_what_both_find_hard():
@@ -65,3 +147,18 @@ def test_too_little_or_not_finite(values):
 def test_other_items():
     with pytest.raises(ValueError, match="same items"):
         wn.paired_difference([1.0, 0.0], [1.0, 0.0, 1.0])
+
+
+def test_too_few_neighbours():
+    losses = torch.arange(7.0)
+    with pytest.raises(ValueError, match="7 neighbouring windows are too few for an interval: expected 8 or more"):
+        wn.perplexity_interval(losses)
+    with pytest.raises(ValueError, match="give neighbours=False"):
+        wn.paired_difference(losses, 2 * losses)
+    assert wn.perplexity_interval(losses, neighbours=False).low > 0
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, math.nan])
+def test_a_level_that_is_no_fraction(level):
+    with pytest.raises(ValueError, match="expected a fraction between 0 and 1"):
+        wn.mean_interval([1.0, 2.0], level)

@@ -24,6 +24,7 @@ from .runs import digest
 from .shards import write_text
 from .skeleton import Skeleton, reading_estimate
 from .tasks import PAPER_TASKS
+from .uncertainty import FEWEST_WINDOWS
 
 MODEL = (
     "'smollm2-135m' (pinned, needs no hub), a folder with config.json and safetensors, or the id of a model on a hub"
@@ -154,8 +155,8 @@ def evaluate(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows)
-    if len(heldout) < 2:
-        raise ValueError("one window gives no interval: expected --windows 2 or more, or shorter ones.")
+    if len(heldout) < FEWEST_WINDOWS:
+        raise ValueError(f"{len(heldout)} windows: expected {FEWEST_WINDOWS} or more for an interval, or shorter ones.")
     about = {"text": asked.text, "windows": list(heldout.shape), "tokens": digest(heldout, None), "limit": asked.limit}
     about |= {"tasks": asked.tasks if asked.tasks != [] else list(PAPER_TASKS), "source": asked.source}
     same_call(asked.record, about)  # what needs no model is checked before it is read

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import wanda_nb as wn
 from wanda_nb import checks
 
 
@@ -186,6 +187,10 @@ def per_cent(differences, draws, generator):
     return tuple(np.percentile(means, [0.025, 0.975]))
 
 
+def packaged(differences, draws, generator):
+    return wn.mean_interval(differences)[1:]
+
+
 def swapped(differences, draws, generator):
     return by_index(differences, draws, generator)[::-1]
 
@@ -229,6 +234,7 @@ EXERCISES = {
             (deviations, "two standard deviations"),
             (one_deviation, "one standard deviation"),
             (by_formula, "a formula"),
+            (packaged, "widened for few items"),
             (per_cent, "both ends are below the mean"),
             (swapped, "swapped"),
             (own_luck, "from generator"),
