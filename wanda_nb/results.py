@@ -114,6 +114,14 @@ def provenance(model, device=None) -> dict:
     }
 
 
+def begin_with_bos(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> bool | None:
+    """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none."""
+    configs = (model.config.get_text_config(), getattr(model, "generation_config", None))
+    bos = next((found for config in configs if (found := getattr(config, "bos_token_id", None)) is not None), None)
+    first = torch.zeros(len(tokens), dtype=int) if attention_mask is None else attention_mask.int().argmax(dim=1)
+    return None if bos is None else bool((tokens.gather(1, first[:, None]) == bos).all())
+
+
 def measured(name: str) -> dict:
     """A record in data/results, with all that is needed to measure it again.
 
