@@ -6,8 +6,7 @@ import random
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tiny import ALPHABET, letters_of
 
 import wanda_nb as wn
 from wanda_nb.results import begin_with_bos
@@ -22,7 +21,6 @@ class Letters:
         return {"input_ids": [[ord(character) for character in text] for text in texts]}
 
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 LONG = [ALPHABET, ALPHABET.upper(), "0123456789" * 3]
 
 
@@ -161,6 +159,7 @@ def test_no_start_comes_too_late_for_a_whole_window():
     assert windows == {"abcd", "bcde", "cdef"}
     shortest = wn.calibration_tokens(Letters(), ["abcde", "vwxyz"], samples=2, length=4, seed=3)
     assert set(read(shortest)) == {"abcd", "vwxy"}  # a document one token longer than the window has one start
+    assert read(wn.calibration_tokens(Letters(), ["abcd"], samples=1, length=4)) == ["abcd"]  # none, so it is joined
 
 
 def test_training_windows_hold_all_documents_in_the_seeds_order():
@@ -173,22 +172,9 @@ def test_training_windows_hold_all_documents_in_the_seeds_order():
 
 # ---- BOS: Gemma wants it at the start of every window, LLaMA's windows are the published ones
 
-BOS, EOS = 2, 1
-
-
-def letters_of(kind):
-    """A real tokenizer of one token a letter, which puts its BOS before each text, as those of both families do."""
-    special = {"gemma": ("<pad>", "<eos>", "<bos>"), "cohere": ("<PAD>", "<EOS_TOKEN>", "<BOS_TOKEN>")}
-    pad, eos, bos = special.get(kind, ("<unk>", "</s>", "<s>"))
-    vocabulary = {token: number for number, token in enumerate([pad, eos, bos, "<unused>", *ALPHABET, "\n"])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=pad))
-    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    inner.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, BOS)])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos, pad_token=pad)
-
 
 def spelt(tokens):
-    return ["".join("_.^?"[token] if token < 4 else (ALPHABET + "\n")[token - 4] for token in row) for row in tokens]
+    return ["".join("_^.?"[token] if token < 4 else (ALPHABET + "\n")[token - 4] for token in row) for row in tokens]
 
 
 TEXTS = [ALPHABET, ALPHABET[::-1], "aabbccddeeffgghhiijjkkllmm"]
@@ -254,7 +240,7 @@ def test_a_bos_that_the_text_spells_is_not_doubled():
         wn.evaluation_tokens(letters_of("gemma"), chats[:1], length=6),
         wn.training_tokens(letters_of("gemma"), chats, length=6),
     ):
-        assert bool((windows[:, 0] == BOS).all()) and not bool((windows[:, 1:] == BOS).any())
+        assert bool((windows[:, 0] == 1).all()) and not bool((windows[:, 1:] == 1).any())
 
 
 def test_a_bos_that_there_is_not_is_refused():

@@ -19,7 +19,7 @@ from .methods import METHODS, UPDATES
 from .models import model_folder, native_dtype
 from .progress import duration, matmul_rate
 from .ranks import world
-from .results import gib, provenance
+from .results import begin_with_bos, gib, provenance
 from .skeleton import Skeleton
 from .tasks import PAPER_TASKS
 
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         )
         made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="to compute in, if not the usual")
         made.add_argument("--batch-size", type=int, help="windows at a time, if not what memory allows")
+        made.add_argument("--bos", action=argparse.BooleanOptionalAction, help="in every window, if not as usual")
         made.add_argument("--dry-run", action="store_true", help="check everything, print the estimate, and stop")
         return made
 
@@ -132,6 +133,7 @@ def prune(asked, device, dtype) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     start = time.perf_counter()
     calibration = {"source": asked.text, "samples": asked.samples, "length": asked.length, "seed": asked.seed}
+    calibration |= {} if asked.bos is None else {"bos": asked.bos}
     if asked.length is None:
         calibration["length"] = min(2048, getattr(Skeleton(folder).model.config, "max_position_embeddings", 2048))
     reads = METHODS[asked.method].reads_inputs or asked.update
@@ -155,7 +157,7 @@ def prune(asked, device, dtype) -> None:
 def evaluate(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows)
+    heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows, bos=asked.bos)
     if len(heldout) < 2:
         raise ValueError("one window gives no interval: expected --windows 2 or more, or shorter ones.")
     say("estimate:", _estimate(folder, heldout, device, dtype or native_dtype(device), passes=1, weights=1))
@@ -173,6 +175,7 @@ def evaluate(asked, device, dtype) -> None:
         "text": asked.text,
         "length": asked.length,
         "windows": len(heldout),
+        "windows begin with BOS": begin_with_bos(model, heldout),
         "perplexity": found.value,
         "interval": [found.low, found.high],
         "sparsity": wn.sparsity(model),
@@ -201,7 +204,8 @@ def evaluate(asked, device, dtype) -> None:
 def recover(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = wn.training_tokens(tokenizer, asked.text, windows=asked.windows, length=asked.length, seed=asked.seed)
+    drawn = {"windows": asked.windows, "length": asked.length, "seed": asked.seed, "bos": asked.bos}
+    text = wn.training_tokens(tokenizer, asked.text, **drawn)
     batch = asked.batch_size or 4
     read = text if asked.steps is None else text[:1].expand(asked.steps * batch * asked.accumulate, -1)
     weights = 1 if asked.method == "lora" else 4  # gradients, and two moments
@@ -223,6 +227,7 @@ def recover(asked, device, dtype) -> None:
         "command": "recover",
         "method": asked.method,
         "text": {"source": asked.text, "windows": len(text), "length": asked.length, "seed": asked.seed},
+        "windows begin with BOS": begin_with_bos(trained, text),
         "steps": len(run.losses),
         "loss": run.losses["loss"].tolist(),
         "trainable": run.trainable,

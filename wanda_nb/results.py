@@ -42,6 +42,8 @@ class Report:
     flops: float = 0.0
     #: Floating-point operations a second that this machine reaches on a large product, in the model's dtype.
     rate: float = 0.0
+    #: Whether every calibration window began with the model's BOS token; None where that is not known.
+    bos: bool | None = None
 
     @property
     def reached(self) -> float:
@@ -67,6 +69,7 @@ class Report:
         """The run in one line."""
         what = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
         what += f", {self.update} update" if self.update else ""
+        what += ", each window with BOS" if self.bos else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {what}: {self.reached:.2%} zeros in {len(self.layers)} layers"

@@ -16,7 +16,7 @@ from .methods import Plan, make_plan
 from .progress import Clock, duration, progress_bar
 from .pruning import block_loop, check_widths
 from .ranks import my_share, world
-from .results import Report, gib, provenance
+from .results import Report, begin_with_bos, gib, provenance
 from .runs import Run, digest, identity
 from .shards import FLOATS, read_shard, write_shard
 from .skeleton import Estimate, Skeleton
@@ -71,6 +71,7 @@ def prune_checkpoint(
     }
     run = Run(destination, asked, len(skeleton.blocks))
     shape = tuple(tokens.shape) if plan.statistic else ()
+    bos = begin_with_bos(skeleton.model, tokens, attention_mask) if plan.statistic else None
     if plan.statistic:
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = run.batch_size or windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
@@ -100,6 +101,7 @@ def prune_checkpoint(
         written=place.written,
         flops=estimate.flops,
         rate=estimate.flops / estimate.seconds if estimate.seconds else 0.0,
+        bos=bos,
     )
     run.end(skeleton, report, provenance(skeleton.model, device), calibration)
     return report
