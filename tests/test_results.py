@@ -1,5 +1,6 @@
 """What the README and data/README say of the measurements is what the files say."""
 
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import wanda_nb as wn
+from wanda_nb import results
+from wanda_nb.sharing import write_card
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
@@ -54,6 +57,47 @@ def test_published_numbers_as_they_were_published():
     assert table["LLaMA-2", "13B", "dense", "dense", 4096] == 4.57
     recovery = wn.published("recovery").set_index("what")["value"]
     assert recovery["perplexity before"] == 7.26 and recovery["perplexity after LoRA"] == 6.87
+
+
+@pytest.fixture
+def not_installed(monkeypatch):
+    """As from a folder on PYTHONPATH: nothing knows of a distribution called wanda-nb."""
+    real = importlib.metadata.Distribution.from_name
+
+    def from_name(name):
+        if name == "wanda-nb":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", from_name)
+
+
+def test_a_run_without_installation_ends_with_its_card(not_installed, model, tokens, tmp_path):
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("wanda-nb")
+    origin = results.provenance(model)
+    assert origin["versions"]["wanda-nb"] == "unknown" != origin["versions"]["torch"]
+    write_card(tmp_path, wn.prune(model, tokens), 0.5, origin, {}, {})
+    address = re.search(r'^Repository = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    assert f"[wanda_nb]({address})" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("models--meta-llama--Llama-2-7b-hf/snapshots/01c7f73d", "meta-llama/Llama-2-7b-hf"),
+        ("models--gpt2/snapshots/607a30d7", "gpt2"),
+        ("mine/tiny-llama", "tiny-llama"),
+        ("snapshots/607a30d7", "607a30d7"),
+    ],
+)
+def test_a_model_in_a_hub_cache_keeps_its_name(path, name, tmp_path):
+    folder = tmp_path / path
+    folder.mkdir(parents=True)
+    assert results.model_name(folder) == results.model_name(f"{folder}/") == name
+    assert results.model_name("meta-llama/Llama-2-7b-hf") == "meta-llama/Llama-2-7b-hf"
+    revision = folder.name if path.startswith("models--") else None
+    assert results.revision(folder) == revision and results.revision("meta-llama/Llama-2-7b-hf") is None
 
 
 def test_links_in_the_pages_resolve():

@@ -7,12 +7,16 @@ import json
 import math
 import os
 import platform
+import re
 from dataclasses import dataclass, field
-from importlib.metadata import metadata, version
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 import torch
+
+REPOSITORY = "https://github.com/wanda-nb/wanda-nb"  # notebooks/fork.py changes it
+HUB_CACHE = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)$")
 
 
 def gib(size: float) -> str:
@@ -145,8 +149,31 @@ def published(name: str) -> pd.DataFrame:
 
 
 def repository() -> str:
-    """Where this package lives on the web, by pyproject.toml; `notebooks/fork.py` changes it."""
-    return dict(entry.split(", ", 1) for entry in metadata("wanda-nb").get_all("Project-URL"))["Repository"]
+    """Where this package lives on the web, as in pyproject.toml."""
+    return REPOSITORY
+
+
+def version(name: str) -> str:
+    """The version of an installed package; "unknown" if it is imported from a folder that was never installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def model_name(path_or_id) -> str:
+    """What a model is called: its hub id, also where the path is a hub's cache; else its folder, not whereabouts."""
+    if not (Path(path_or_id).is_dir() or Path(path_or_id).is_absolute()):
+        return str(path_or_id)
+    path = os.path.abspath(path_or_id)
+    cached = HUB_CACHE.search(path)
+    return cached[1].replace("--", "/") if cached else os.path.basename(path)
+
+
+def revision(path_or_id) -> str | None:
+    """The commit of a model in a hub's cache; None for other folders and ids."""
+    cached = HUB_CACHE.search(os.path.abspath(path_or_id))
+    return cached[2] if cached else None
 
 
 def _recorded(path: str) -> Path:
