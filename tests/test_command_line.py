@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import ALPHABET, letters_of, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wanda_nb as wn
@@ -33,7 +33,8 @@ def test_prune_does_what_the_library_does(pruned):
     got = AutoModelForCausalLM.from_pretrained(pruned).state_dict()
     assert all(torch.equal(tensor, got[name]) for name, tensor in model.state_dict().items())
     about = json.loads((pruned / "pruning.json").read_text())
-    assert about["calibration"] == {"source": "c4", "samples": 2, "length": 32, "seed": 0}
+    told = {"source": "c4", "samples": 2, "length": 32, "seed": 0, "windows begin with BOS": False}
+    assert about["calibration"] == told
     assert AutoTokenizer.from_pretrained(pruned)("pruned")["input_ids"]
 
 
@@ -47,8 +48,26 @@ def test_evaluate_keeps_a_record(pruned, tmp_path, capsys):
     assert found["perplexity"] == pytest.approx(expected, rel=1e-4)
     assert found["interval"][0] <= found["perplexity"] <= found["interval"][1]
     assert found["sparsity"] == pytest.approx(0.5, abs=1e-4) and found["tasks"]["openbookqa"]["items"] == 4
+    assert found["windows begin with BOS"] is False
     shown = capsys.readouterr().out
     assert "estimate:" in shown and "openbookqa" in shown
+
+
+@pytest.mark.parametrize("family, words", [("gemma", []), ("llama", ["--bos"]), ("gemma", ["--no-bos"]), ("llama", [])])
+def test_bos_is_as_the_family_needs_it_or_as_asked(family, words, tmp_path):
+    bos = {"--bos": True, "--no-bos": False}.get("".join(words))
+    expected = family == "gemma" if bos is None else bos
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    letters_of(family).save_pretrained(tmp_path / "tiny")
+    (tmp_path / "text.txt").write_text(3 * ALPHABET)
+    words = [str(tmp_path / "tiny"), "--text", str(tmp_path / "text.txt"), "--length", "8", "--device", "cpu", *words]
+    assert main(["evaluate", *words, "--record", str(tmp_path / "found.json")]) == 0
+    words.insert(1, str(tmp_path / "out"))
+    assert main(["prune", *words, "--samples", "2"]) == 0
+    found, about = (json.loads((tmp_path / name).read_text()) for name in ("found.json", "out/pruning.json"))
+    assert found["windows begin with BOS"] is about["calibration"]["windows begin with BOS"] is expected
+    windows = wn.evaluation_tokens(letters_of(family), tmp_path / "text.txt", length=8, bos=bos)
+    assert found["perplexity"] == pytest.approx(wn.perplexity(tiny_model(), windows), rel=1e-4)
 
 
 def test_evaluate_killed_goes_on(tmp_path):
@@ -86,7 +105,8 @@ def test_recover_keeps_the_zeros_and_goes_on(method, pruned, tmp_path, capsys):
             changed += int((a.weight != b.weight).any())
     assert changed >= 30
     record = json.loads((tmp_path / "out" / "recovery.json").read_text())
-    assert record["steps"] == 2 and record["sparsity"] == pytest.approx(0.5, abs=1e-4)
+    assert record["windows begin with BOS"] is False and record["steps"] == 2
+    assert record["sparsity"] == pytest.approx(0.5, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
@@ -60,7 +62,7 @@ EXERCISES = {name: (path, source) for path in NOTEBOOKS for name, source in part
 def quiet_figures(monkeypatch):
     matplotlib.use("agg")
     yield
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def imports(path: Path) -> dict:
@@ -161,6 +163,39 @@ def test_typical_wrong_answers_are_caught_and_named(name):
             PROOFS[name]["check"](answer, graded=True)
         with pytest.raises(AssertionError):  # whoever ignores the check gets no points
             PROOFS[name]["check"](answer, graded=True)
+
+
+@pytest.mark.parametrize("name", ["ex06c", "ex07a", "ex08b"])
+def test_wrong_answers_are_refused_by_an_optimising_interpreter(name):
+    """``python -O`` drops assert statements; grading must not depend on it."""
+    check = PROOFS[name]["check"]
+    path = Path(inspect.getsourcefile(check))
+    names = {"__name__": check.__module__, "__package__": "wanda_nb.checks"}
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec", optimize=2), names)
+    for answer, _ in PROOFS[name]["wrong"]:
+        with pytest.raises(AssertionError):
+            names[check.__name__](answer, graded=True)
+
+
+def test_checks_need_no_figures():
+    ask = "import sys, wanda_nb.checks; print({'matplotlib', 'IPython'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
+def test_no_check_and_no_graded_cell_is_an_assert_statement():
+    cells = {f"{name}-{part}": source for name, (_, found) in EXERCISES.items() for part, source in found.items()}
+    files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "wanda_nb" / "checks").glob("*.py")}
+    assert len(files) >= 11
+    for name, source in {**cells, **files}.items():
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source))), name
+
+
+def test_a_wrong_mask_is_named_where_there_is_no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    answer, message = next(iter(PROOFS["ex02b"]["wrong"]))
+    with pytest.raises(AssertionError, match=re.escape(message)):
+        PROOFS["ex02b"]["check"](answer)
 
 
 def test_nothing_else_in_a_notebook_uses_the_students_answers():

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 import torch
 from tiny import tiny_model
 
+import wanda_nb as wn
 from wanda_nb import assets, provenance
 from wanda_nb.identity import identity
+from wanda_nb.sharing import write_card
 
 DATA = Path(__file__).parent.parent / "data"
 sys.path.insert(0, str(DATA))
@@ -52,17 +55,45 @@ def test_the_commit_is_gits_and_changed_code_is_said(tmp_path, monkeypatch):
     assert provenance.commit() == head + " and changes"
 
 
-def test_a_package_imported_from_a_mere_folder_has_no_version(model, monkeypatch):
-    real = importlib.metadata.version
+@pytest.fixture
+def not_installed(monkeypatch):
+    """As from a folder on PYTHONPATH: nothing knows of a distribution called wanda-nb."""
+    real = importlib.metadata.Distribution.from_name
 
-    def version(name):
+    def from_name(name):
         if name == "wanda-nb":
             raise importlib.metadata.PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(provenance, "version", version)
-    versions = provenance.provenance(model)["versions"]
-    assert "wanda-nb" not in versions and "torch" in versions
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", from_name)
+
+
+def test_a_run_without_installation_ends_with_its_card(not_installed, model, tokens, tmp_path):
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("wanda-nb")
+    origin = provenance.provenance(model)
+    assert origin["versions"]["wanda-nb"] == "unknown" != origin["versions"]["torch"]
+    write_card(tmp_path, wn.prune(model, tokens), 0.5, origin, {}, {})
+    address = re.search(r'^Repository = "(.*)"$', (DATA.parent / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    assert f"[wanda_nb]({address})" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("models--meta-llama--Llama-2-7b-hf/snapshots/01c7f73d", "meta-llama/Llama-2-7b-hf"),
+        ("models--gpt2/snapshots/607a30d7", "gpt2"),
+        ("mine/tiny-llama", "tiny-llama"),
+        ("snapshots/607a30d7", "607a30d7"),
+    ],
+)
+def test_a_model_in_a_hub_cache_keeps_its_name(path, name, tmp_path):
+    folder = tmp_path / path
+    folder.mkdir(parents=True)
+    assert provenance.model_name(folder) == provenance.model_name(f"{folder}/") == name
+    assert provenance.model_name("meta-llama/Llama-2-7b-hf") == "meta-llama/Llama-2-7b-hf"
+    revision = folder.name if path.startswith("models--") else None
+    assert provenance.revision(folder) == revision and provenance.revision("meta-llama/Llama-2-7b-hf") is None
 
 
 def test_a_model_on_disk_alone_has_no_weights_to_name():

@@ -29,12 +29,24 @@ def test_plain_transformers_reads_it(model, report, tokens, tmp_path):
     assert torch.equal(again(tokens).logits, model(tokens).logits) and wn.sparsity(again) == 0.5
     noted = json.loads((folder / "pruning.json").read_text())
     assert (noted["method"], noted["pattern"], noted["sparsity"], noted["perplexity"]) == ("wanda", "2:4", 0.5, 12.5)
-    assert noted["calibration"] == {"source": "c4", "seed": 0, "samples": 6, "length": 12}
+    assert noted["calibration"] == {
+        "source": "c4", "seed": 0, "samples": 6, "length": 12, "windows begin with BOS": False,
+    }  # fmt: skip
     assert {"torch", "transformers", "wanda-nb"} <= set(noted["versions"])
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\n") and "library_name: transformers" in card
     assert "| pattern | 2:4 |" in card and "source c4, seed 0" in card and "| perplexity | 12.5 |" in card
     assert os.fspath(tmp_path) not in card + (folder / "pruning.json").read_text()
+
+
+def test_bos_in_every_window_is_said(model, tokens, tmp_path):
+    tokens[:, 0] = model.config.bos_token_id
+    report = wn.prune(model, tokens)
+    assert report.bos is True and ", each window with BOS: " in report.headline()
+    folder = wn.save_pruned(model, Tokenizer(), tmp_path / "pruned", report)
+    assert json.loads((folder / "pruning.json").read_text())["calibration"]["windows begin with BOS"] is True
+    tokens[-1, 0] = 5
+    assert wn.prune(model, tokens).bos is False
 
 
 def test_filled_zeros_are_noticed(model, report, tmp_path):

@@ -108,7 +108,8 @@ def test_the_destination_is_complete(tokens, tmp_path):
     assert {"config.json", "tokenizer_config.json", "README.md", "pruning.json", INDEX} <= names
     assert "old.bin" not in names and len([n for n in names if n.endswith(".safetensors")]) == 4
     about = json.loads((tmp_path / "out" / "pruning.json").read_text())
-    assert about["method"] == "wanda" and about["calibration"] == {"source": "random", "samples": 6, "length": 12}
+    told = {"source": "random", "samples": 6, "length": 12, "windows begin with BOS": False}
+    assert about["method"] == "wanda" and about["calibration"] == told
     assert report.read >= report.written > 0
     assert (tmp_path / "out" / "model-00002-of-00004.safetensors").stat().st_mode == (
         (tmp_path / "out" / "config.json").stat().st_mode

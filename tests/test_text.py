@@ -6,8 +6,10 @@ import random
 
 import pytest
 import torch
+from tiny import ALPHABET, letters_of
 
 import wanda_nb as wn
+from wanda_nb.results import begin_with_bos
 
 
 class Letters:
@@ -19,7 +21,6 @@ class Letters:
         return {"input_ids": [[ord(character) for character in text] for text in texts]}
 
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 LONG = [ALPHABET, ALPHABET.upper(), "0123456789" * 3]
 
 
@@ -150,3 +151,113 @@ def test_the_published_draw_ends_where_no_document_is_long_enough(shard):
 
 def test_gzipped_text_is_text(shard):
     assert wn.documents(shard[0]) == shard[1]
+
+
+def test_no_start_comes_too_late_for_a_whole_window():
+    """Of 7 tokens and a window of 4, as published: starts 0, 1 and 2."""
+    windows = {read(wn.calibration_tokens(Letters(), ["abcdefg"], samples=1, length=4, seed=s))[0] for s in range(40)}
+    assert windows == {"abcd", "bcde", "cdef"}
+    shortest = wn.calibration_tokens(Letters(), ["abcde", "vwxyz"], samples=2, length=4, seed=3)
+    assert set(read(shortest)) == {"abcd", "vwxy"}  # a document one token longer than the window has one start
+    assert read(wn.calibration_tokens(Letters(), ["abcd"], samples=1, length=4)) == ["abcd"]  # none, so it is joined
+
+
+def test_training_windows_hold_all_documents_in_the_seeds_order():
+    texts = [letter * 3 for letter in ALPHABET[:6]]
+    one, again, other = (wn.training_tokens(Letters(), texts, length=4, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert sorted(read(one)) == sorted(read(other)) == [text + "\0" for text in texts]
+    assert torch.equal(wn.training_tokens(Letters(), texts, windows=2, length=4, seed=1), other[:2])
+
+
+# ---- BOS: Gemma wants it at the start of every window, LLaMA's windows are the published ones
+
+
+def spelt(tokens):
+    return ["".join("_^.?"[token] if token < 4 else (ALPHABET + "\n")[token - 4] for token in row) for row in tokens]
+
+
+TEXTS = [ALPHABET, ALPHABET[::-1], "aabbccddeeffgghhiijjkkllmm"]
+SHORT = ["abc", "def", "ghi"]
+
+
+def draws(tokenizer, path, **how):
+    """{function: windows of 6 tokens}, as text: ^ is BOS, a full stop EOS."""
+    drawn = {
+        "calibration": wn.calibration_tokens(tokenizer, TEXTS, samples=3, length=6, **how),
+        "joined": wn.calibration_tokens(tokenizer, SHORT, samples=2, length=6, **how),
+        "published": wn.published_windows(tokenizer, path, samples=5, length=6, **how),
+        "training": wn.training_tokens(tokenizer, TEXTS, length=6, **how),
+        "evaluation": wn.evaluation_tokens(tokenizer, TEXTS, length=6, **how),
+    }
+    assert all(windows.dtype == torch.int64 and windows.shape[1] == 6 for windows in drawn.values())
+    return {name: spelt(windows.tolist()) for name, windows in drawn.items()}
+
+
+def slowly(shard, before, begin):
+    """What ``draws`` should give if `before` comes before each text and each window begins with `begin`."""
+    body, drawn, draw = 6 - len(begin), {}, random.Random(0)
+    texts = [before + text for text in TEXTS]
+    draw.shuffle(texts)
+    starts = [draw.randint(0, len(text) - body - 1) for text in texts]
+    drawn["calibration"] = [text[i : i + body] for text, i in zip(texts, starts, strict=True)]
+    joined = {"training": texts, "joined": [before + text for text in SHORT]}
+    random.Random(0).shuffle(joined["joined"])
+    joined = {name: "".join(f"{text}." for text in texts) for name, texts in joined.items()}
+    joined["evaluation"] = before + "\n\n".join(TEXTS)
+    for name, text in joined.items():
+        drawn[name] = [text[i : i + body] for i in range(0, len(text) - body + 1, body)]
+    drawn["joined"] = drawn["joined"][:2]
+    draw, drawn["published"] = random.Random(0), []
+    while len(drawn["published"]) < 5:
+        text = before + shard[1][draw.randint(0, len(shard[1]) - 1)]
+        if len(text) > body:
+            start = draw.randint(0, len(text) - body - 1)
+            drawn["published"].append(text[start : start + body])
+    return {name: [begin + window for window in windows] for name, windows in drawn.items()}
+
+
+@pytest.mark.parametrize(
+    "kind, how, before, begin",
+    [
+        ("gemma", {}, "", "^"),
+        ("cohere", {}, "", "^"),
+        ("gemma", {"bos": True}, "", "^"),
+        ("gemma", {"bos": False}, "", ""),
+        ("llama", {}, "^", ""),  # as published
+        ("llama", {"bos": True}, "", "^"),
+        ("llama", {"bos": False}, "", ""),
+    ],
+)
+def test_windows_begin_as_the_family_needs_it_or_as_asked(kind, how, before, begin, shard):
+    assert draws(letters_of(kind), shard[0], **how) == slowly(shard, before, begin)
+
+
+def test_a_bos_that_the_text_spells_is_not_doubled():
+    chats = [f"<bos>{text}" for text in TEXTS]
+    for windows in (
+        wn.calibration_tokens(letters_of("gemma"), chats, samples=3, length=26),
+        wn.evaluation_tokens(letters_of("gemma"), chats[:1], length=6),
+        wn.training_tokens(letters_of("gemma"), chats, length=6),
+    ):
+        assert bool((windows[:, 0] == 1).all()) and not bool((windows[:, 1:] == 1).any())
+
+
+def test_a_bos_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"the tokenizer has no BOS token.*bos=False"):
+        wn.evaluation_tokens(Letters(), LONG, length=4, bos=True)
+    with pytest.raises(ValueError, match=r"begin with BOS, but length=1.*expected 2"):
+        wn.training_tokens(letters_of("gemma"), TEXTS, length=1)
+
+
+def test_whether_all_windows_begin_with_bos_is_read_from_them(model):
+    windows = torch.tensor([[1, 5, 6], [1, 7, 8]])
+    assert model.config.bos_token_id == 1
+    assert begin_with_bos(model, windows) is True
+    assert begin_with_bos(model, windows.roll(1, dims=1)) is False
+    assert begin_with_bos(model, torch.tensor([[1, 5, 6], [4, 1, 8]])) is False
+    padded, mask = torch.tensor([[0, 1, 5], [1, 5, 6]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    assert begin_with_bos(model, padded) is False and begin_with_bos(model, padded, mask) is True
+    model.config.bos_token_id = None
+    model.generation_config.bos_token_id = None
+    assert begin_with_bos(model, windows) is None

@@ -1,8 +1,11 @@
 """Tiny random models with the structure of the real ones; nothing here needs a network."""
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 SMALL = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 ROOMY = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
@@ -51,6 +54,17 @@ ARCHITECTURES = {
     "falcon-alibi": ("falcon", {**SMALL, "alibi": True, "new_decoder_architecture": False}),
     "gpt2": ("gpt2", {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}),
 }
+
+
+def letters_of(family: str) -> PreTrainedTokenizerFast:
+    """A real tokenizer of one token a letter, which puts its BOS before each text; ids fit the tiny models."""
+    special = {"gemma": ("<pad>", "<bos>", "<eos>"), "cohere": ("<PAD>", "<BOS_TOKEN>", "<EOS_TOKEN>")}
+    pad, bos, eos = special.get(family, ("<unk>", "<s>", "</s>"))
+    vocabulary = {token: number for number, token in enumerate([pad, bos, eos, "<unused>", *ALPHABET, "\n"])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token=pad))
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    inner.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=bos, eos_token=eos, pad_token=pad)
 
 
 def tiny_model(architecture="llama", dtype=torch.float32, **settings):

@@ -24,6 +24,7 @@ from .runs import digest
 from .shards import write_text
 from .skeleton import Skeleton, reading_estimate
 from .tasks import PAPER_TASKS
+from .text import begin_with_bos
 from .uncertainty import FEWEST_WINDOWS
 
 MODEL = (
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         )
         made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="to compute in, if not the usual")
         made.add_argument("--batch-size", type=int, help="windows at a time, if not what memory allows")
+        made.add_argument("--bos", action=argparse.BooleanOptionalAction, help="in every window, if not as usual")
         made.add_argument("--dry-run", action="store_true", help="check everything, print the estimate, and stop")
         return made
 
@@ -131,6 +133,7 @@ def prune(asked, device, dtype) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start = time.perf_counter()
     calibration = {"source": asked.text, "samples": asked.samples, "length": asked.length, "seed": asked.seed}
+    calibration |= {} if asked.bos is None else {"bos": asked.bos}
     if asked.length is None:
         calibration["length"] = min(2048, getattr(Skeleton(folder).model.config, "max_position_embeddings", 2048))
     reads = METHODS[asked.method].reads_inputs or asked.update
@@ -154,7 +157,7 @@ def prune(asked, device, dtype) -> None:
 def evaluate(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows)
+    heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows, bos=asked.bos)
     if len(heldout) < FEWEST_WINDOWS:
         raise ValueError(f"{len(heldout)} windows: expected {FEWEST_WINDOWS} or more for an interval, or shorter ones.")
     about = {"text": asked.text, "windows": list(heldout.shape), "tokens": digest(heldout, None), "limit": asked.limit}
@@ -180,6 +183,7 @@ def evaluate(asked, device, dtype) -> None:
         "text": asked.text,
         "length": asked.length,
         "windows": len(heldout),
+        "windows begin with BOS": begin_with_bos(model, heldout),
         "perplexity": found.value,
         "interval": [found.low, found.high],
         "sparsity": wn.sparsity(model),
@@ -202,7 +206,8 @@ def recover(asked, device, dtype) -> None:
     folder = model_folder(asked.model)
     note = other_place(asked.destination, folder) / "recovery.json"
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    text = wn.training_tokens(tokenizer, asked.text, windows=asked.windows, length=asked.length, seed=asked.seed)
+    drawn = {"windows": asked.windows, "length": asked.length, "seed": asked.seed, "bos": asked.bos}
+    text = wn.training_tokens(tokenizer, asked.text, **drawn)
     batch = asked.batch_size or 4
     about = {"method": asked.method, "text": asked.text, "tokens": digest(text, None), "steps": asked.steps}
     about |= {name: getattr(asked, name) for name in ("accumulate", "learning_rate", "seed")}
@@ -236,6 +241,7 @@ def recover(asked, device, dtype) -> None:
         "asked": about,
         "method": asked.method,
         "text": {"source": asked.text, "windows": len(text), "length": asked.length, "seed": asked.seed},
+        "windows begin with BOS": begin_with_bos(trained, text),
         "steps": len(run.losses),
         "loss": run.losses["loss"].tolist(),
         "trainable": run.trainable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from .identity import identity
 
+HUB_CACHE = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)$")
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm-eval", "numpy", "peft", "scipy", "tokenizers")
 
 
@@ -27,23 +29,39 @@ def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
     parameter = next(model.parameters())
     device = device or parameter.device
     on_gpu = device.type == "cuda"
-    source = Path(model.config._name_or_path)  # a hub id, or a folder whose whereabouts are nobody's business
+    ours = package_version("wanda-nb") or "unknown"  # imported from a folder that was never installed
     return {
-        "model": source.name if source.is_dir() else str(source),
+        "model": model_name(model.config._name_or_path),
+        "revision": revision(model.config._name_or_path),
         "weights": None if parameter.is_meta else identity(model),
         "data": data,
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "python": platform.python_version(),
-        "versions": {name: found for name in (*PACKAGES, "wanda-nb") if (found := package_version(name))},
+        "versions": {name: found for name in PACKAGES if (found := package_version(name))} | {"wanda-nb": ours},
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
 
 
+def model_name(path_or_id) -> str:
+    """What a model is called: its hub id, also where the path is a hub's cache; else its folder, not whereabouts."""
+    if not (Path(path_or_id).is_dir() or Path(path_or_id).is_absolute()):
+        return str(path_or_id)
+    path = os.path.abspath(path_or_id)
+    cached = HUB_CACHE.search(path)
+    return cached[1].replace("--", "/") if cached else os.path.basename(path)
+
+
+def revision(path_or_id) -> str | None:
+    """The commit of a model in a hub's cache; None for other folders and ids."""
+    cached = HUB_CACHE.search(os.path.abspath(path_or_id))
+    return cached[2] if cached else None
+
+
 def package_version(name: str) -> str | None:
-    """The version of an installed package; None for one that is not, as when ours is imported from a mere folder."""
+    """The version of an installed package; None for one that is not."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -26,7 +26,7 @@ from .models import (
 from .progress import Clock, duration, matmul_rate, progress_bar
 from .ranks import my_share, world
 from .results import Report
-from .text import check_tokens
+from .text import begin_with_bos, check_tokens
 
 
 def prune(
@@ -77,6 +77,7 @@ def prune(
         shape = tuple(tokens.shape)
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
+    bos = begin_with_bos(model, tokens, attention_mask) if plan.statistic else None
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
@@ -98,6 +99,7 @@ def prune(
         memory.peak,
         flops=two_passes(blocks, tokens) if plan.statistic else 0.0,
         rate=matmul_rate(compute, model.dtype) if plan.statistic else 0.0,
+        bos=bos,
     )
 
 

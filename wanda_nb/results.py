@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from importlib.metadata import metadata
 from pathlib import Path
 
 import pandas as pd
+
+REPOSITORY = "https://github.com/wanda-nb/wanda-nb"  # notebooks/fork.py changes it
 
 
 def gib(size: float) -> str:
@@ -38,6 +39,8 @@ class Report:
     flops: float = 0.0
     #: Floating-point operations a second that this machine reaches on a large product, in the model's dtype.
     rate: float = 0.0
+    #: Whether every calibration window began with the model's BOS token; None where that is not known.
+    bos: bool | None = None
 
     @property
     def reached(self) -> float:
@@ -63,6 +66,7 @@ class Report:
         """The run in one line."""
         what = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
         what += f", {self.update} update" if self.update else ""
+        what += ", each window with BOS" if self.bos else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {what}: {self.reached:.2%} zeros in {len(self.layers)} layers"
@@ -110,8 +114,8 @@ def published(name: str) -> pd.DataFrame:
 
 
 def repository() -> str:
-    """Where this package lives on the web, by pyproject.toml; `notebooks/fork.py` changes it."""
-    return dict(entry.split(", ", 1) for entry in metadata("wanda-nb").get_all("Project-URL"))["Repository"]
+    """Where this package lives on the web, as in pyproject.toml."""
+    return REPOSITORY
 
 
 def _recorded(path: str) -> Path:

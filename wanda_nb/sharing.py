@@ -54,13 +54,14 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
 def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibration: dict | None, measured: dict):
     """The model card (README.md), and all it says for programs (pruning.json). origin: see ``provenance``."""
     shape = dict(zip(("samples", "length"), report.tokens, strict=False))
+    begins = {} if report.bos is None else {"windows begin with BOS": report.bos}
     about = {
         "method": report.method,
         "pattern": report.pattern,
         "comparison group": report.group,
         "weight update": report.update,
         "sparsity": round(zeros, 6),
-        "calibration": {**(calibration or {}), **shape} if shape else None,
+        "calibration": {**(calibration or {}), **shape, **begins} if shape else None,
         **measured,
         **origin,
     }

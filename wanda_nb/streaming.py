@@ -20,7 +20,7 @@ from .ranks import my_share, world
 from .results import Report, gib
 from .runs import Run, digest, identity, in_use
 from .skeleton import Estimate, Skeleton
-from .text import check_tokens
+from .text import begin_with_bos, check_tokens
 
 
 def prune_checkpoint(
@@ -84,6 +84,7 @@ def _pruned(
 ) -> Report:
     run = Run(destination, asked, len(skeleton.blocks))
     shape = tuple(tokens.shape) if plan.statistic else ()
+    bos = begin_with_bos(skeleton.model, tokens, attention_mask) if plan.statistic else None
     if plan.statistic:
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = run.batch_size or windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
@@ -113,6 +114,7 @@ def _pruned(
         written=place.written,
         flops=estimate.flops,
         rate=estimate.flops / estimate.seconds if estimate.seconds else 0.0,
+        bos=bos,
     )
     run.end(skeleton, report, provenance(skeleton.model, device), calibration)
     return report

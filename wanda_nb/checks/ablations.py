@@ -116,13 +116,16 @@ def my_score(function, graded: bool = False) -> None:
     masks = [prune_mask(_scored(function, W, norm), 0.5) for (W, _), norm in zip(layers, norms, strict=True)]
     for said, score in MY_SCORE.items():
         theirs = [prune_mask(score(W, norm).nan_to_num(), 0.5) for (W, _), norm in zip(layers, norms, strict=True)]
-        assert not all(map(torch.equal, masks, theirs)), said
+        if all(map(torch.equal, masks, theirs)):
+            raise AssertionError(said)
     for number, ((W, X), mask) in enumerate(zip(layers, masks, strict=True), 1):
         mine, magnitude = _error(W, X, mask), _error(W, X, prune_mask(W.abs(), 0.5))
-        assert mine < magnitude, (
-            f"layer {number} of {len(layers)}: your score loses {mine:.1%} of the output, magnitude {magnitude:.1%}. "
-            "The lowest scores of each row go; a weight should score high if it is large *and* its channel is loud."
-        )
+        if not mine < magnitude:
+            raise AssertionError(
+                f"layer {number} of {len(layers)}: your score loses {mine:.1%} of the output, magnitude "
+                f"{magnitude:.1%}. The lowest scores of each row go; a weight should score high if it is large *and* "
+                "its channel is loud."
+            )
     done("08.2", "less output error than magnitude, on every layer", graded)
 
 
@@ -136,10 +139,11 @@ def _layer(draw, spread: float, loud: int, out: int = 24, width: int = 64, token
 
 def _scored(function, W, norm) -> torch.Tensor:
     score = tensor(call(function, W, norm), W.shape, "one score for each weight").double()
-    assert not bool(score.isnan().any()), (
-        "some scores are NaN, and NaN has no place in an order. Did you divide zero by zero (a silent channel, a "
-        "column of zeros), or take a root or logarithm of a negative weight?"
-    )
+    if bool(score.isnan().any()):
+        raise AssertionError(
+            "some scores are NaN, and NaN has no place in an order. Did you divide zero by zero (a silent channel, a "
+            "column of zeros), or take a root or logarithm of a negative weight?"
+        )
     return score
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import matplotlib.pyplot as plt
 import torch
-
-from ..plots.checks import expected_and_got
 
 
 def call(function: Callable, *arguments, **named):
@@ -44,7 +41,7 @@ def judge(function: Callable, cases: list[tuple], right: Callable, wrong: dict[s
 
     cases: tuples of arguments. right: gives a mask (bool, (out, in), True = removed), a tensor of floats or a number.
     wrong: {what to say: a function that makes this mistake}; it is said where the student's answers equal its in every
-    case. A mask that is wrong is drawn beside the one expected.
+    case. A mask that is wrong is drawn beside the one expected, if there is matplotlib.
     """
     answers, expected = [], [torch.as_tensor(right(*_copied(case))) for case in cases]
     for case, value in zip(cases, expected, strict=True):
@@ -56,13 +53,23 @@ def judge(function: Callable, cases: list[tuple], right: Callable, wrong: dict[s
         return
     case, got, value = cases[failed[0]], answers[failed[0]], expected[failed[0]]
     if value.dtype == torch.bool:
-        expected_and_got(value, got)
-        plt.show()
+        _draw(value, got)
     where = f"{_name(function)}({_listed(case)})"
     for said, mistaken in wrong.items():
         if all(_agrees(mistaken, case, got, tolerance) for case, got in zip(cases, answers, strict=True)):
             raise AssertionError(f"{where}: {said}")
     raise AssertionError(f"{where}: {_difference(got, value)}")
+
+
+def _draw(expected: torch.Tensor, got: torch.Tensor) -> None:
+    try:  # here, so that grading needs no matplotlib
+        import matplotlib.pyplot as plt
+
+        from ..plots.checks import expected_and_got
+    except ImportError:
+        return
+    expected_and_got(expected, got)
+    plt.show()
 
 
 def same(got, expected, tolerance: float = 1e-4) -> bool:

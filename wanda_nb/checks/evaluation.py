@@ -146,22 +146,31 @@ def bootstrap(function, graded: bool = False) -> None:
     found = [_read(function, values, draw) for values in samples]
     ours = [_interval(values.double(), draw) for values in samples]
     if not all(_near(*one) for one in zip(samples, found, ours, strict=True)):
-        assert not all(bool((ends[1] - ends[0]).abs() < 1e-6) for ends in found), (
+        raise AssertionError(_mistaken_interval(samples, found, ours, draw))
+    again = [_read(function, samples[0], torch.Generator().manual_seed(5), draws=50) for _ in range(2)]
+    if not torch.equal(*again):
+        raise AssertionError("two generators of one seed gave two intervals. Take all random numbers from generator.")
+    low, high = _read(function, samples[0], draw, draws=1)
+    if not abs(low - high) < 1e-6:
+        raise AssertionError("with draws=1 there is one mean, so low and high must be equal. Do you use draws?")
+    done("06.2", "the middle 95% of the means of resamples", graded)
+
+
+def _mistaken_interval(samples, found, ours, draw) -> str:
+    if all(bool((ends[1] - ends[0]).abs() < 1e-6) for ends in found):
+        return (
             "the interval has no width: every resample was the same. Draw *with* replacement, so that some come twice."
         )
-        assert not all(bool(ends.max() < values.mean()) for values, ends in zip(samples, found, strict=True)), (
+    if all(bool(ends.max() < values.mean()) for values, ends in zip(samples, found, strict=True)):
+        return (
             "both ends are below the mean. torch.quantile takes fractions (0.025), np.percentile takes per cent (2.5)."
         )
-        for said, mistaken in BOOTSTRAP.items():
-            theirs = [mistaken(values.double(), draw) for values in samples]
-            assert not all(_near(*one, 1.5 * TOLERANCE) for one in zip(samples, found, theirs, strict=True)), said
-        for values, got, expected in zip(samples, found, ours, strict=True):
-            assert _near(values, got, expected), _difference(got, expected)
-    again = [_read(function, samples[0], torch.Generator().manual_seed(5), draws=50) for _ in range(2)]
-    assert torch.equal(*again), "two generators of one seed gave two intervals. Take all random numbers from generator."
-    low, high = _read(function, samples[0], draw, draws=1)
-    assert abs(low - high) < 1e-6, "with draws=1 there is one mean, so low and high must be equal. Do you use draws?"
-    done("06.2", "the middle 95% of the means of resamples", graded)
+    for said, mistaken in BOOTSTRAP.items():
+        theirs = [mistaken(values.double(), draw) for values in samples]
+        if all(_near(*one, 1.5 * TOLERANCE) for one in zip(samples, found, theirs, strict=True)):
+            return said
+    cases = zip(samples, found, ours, strict=True)
+    return next(_difference(got, expected) for values, got, expected in cases if not _near(values, got, expected))
 
 
 def _skewed(n: int, draw) -> torch.Tensor:  # so that the interval is not symmetric
@@ -212,8 +221,13 @@ def unfair(function, graded: bool = False) -> None:
         raise AssertionError(f'expected a set of letters such as {{"X", "Y"}}, got {answer!r}.') from None
     known = sorted(FAIR | UNFAIR)
     strange = sorted(letters - set(known))
-    assert not strange, f"{strange[0]!r} is no line of the report. Expected letters from {known[0]} to {known[-1]}."
+    if strange:
+        raise AssertionError(
+            f"{strange[0]!r} is no line of the report. Expected letters from {known[0]} to {known[-1]}."
+        )
     for letter in known:
-        assert letter in letters or letter in FAIR, f"{letter} is missing: {UNFAIR[letter]}."
-        assert letter not in letters or letter in UNFAIR, f"{letter} is fair: {FAIR[letter]}."
+        if letter in UNFAIR and letter not in letters:
+            raise AssertionError(f"{letter} is missing: {UNFAIR[letter]}.")
+        if letter in FAIR and letter in letters:
+            raise AssertionError(f"{letter} is fair: {FAIR[letter]}.")
     done("06.3", "every line of the report is judged as we judge it", graded)

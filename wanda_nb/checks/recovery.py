@@ -37,13 +37,19 @@ def _lora(function, width, out, r, alpha, bias, shape) -> None:
     base, X = nn.Linear(width, out, bias), torch.randn(*shape, width)  # (samples, length, in) or (tokens, in)
     module = call(function, copy.deepcopy(base), r=r, alpha=alpha)
     where = f"r={r}, alpha={alpha}, base {width} → {out}: "
-    assert isinstance(module, nn.Module), f"{where}expected an nn.Module, got {type(module).__name__}."
+    if not isinstance(module, nn.Module):
+        raise AssertionError(f"{where}expected an nn.Module, got {type(module).__name__}.")
     plain = base(X).detach()
     _starts_as_base(where, base, plain, tensor(call(module, X), plain.shape, f"{where}output"), alpha / r)
     A, B = _trained(where, module, base, r)
-    assert A.any() or B.any(), f"{where}A and B both start at zero, so neither gets a gradient: it would never learn."
-    assert A.any(), f"{where}your A starts at zero and your B does not. It must be the other way round."
-    assert torch.linalg.matrix_rank(A.detach()) == min(A.shape), f"{where}A must be random: its rows are alike."
+    if not A.any():
+        raise AssertionError(
+            f"{where}your A starts at zero and your B does not. It must be the other way round."
+            if B.any()
+            else f"{where}A and B both start at zero, so neither gets a gradient: it would never learn."
+        )
+    if torch.linalg.matrix_rank(A.detach()) < min(A.shape):
+        raise AssertionError(f"{where}A must be random: its rows are alike.")
 
     known = torch.randn(r, width), torch.randn(out, r)
     for matrix, value in zip((A, B), known, strict=True):
@@ -53,7 +59,8 @@ def _lora(function, width, out, r, alpha, bias, shape) -> None:
     got, expected = tensor(call(module, X), plain.shape, f"{where}output"), (base(X) + alpha / r * correction).detach()
     if not same(got, expected):
         for said, factor in FACTORS.items():
-            assert not same(got, plain + factor(r, alpha) * correction.detach()), where + said
+            if same(got, plain + factor(r, alpha) * correction.detach()):
+                raise AssertionError(where + said)
         raise AssertionError(f"{where}with known A and B the output is not base(X) + alpha / r * X Aᵀ Bᵀ.")
     _gradients(where, module, X, A, B, (base(X) + alpha / r * correction).sum())
 
@@ -61,39 +68,45 @@ def _lora(function, width, out, r, alpha, bias, shape) -> None:
 def _starts_as_base(where, base, plain, got, scaling) -> None:
     if same(got, plain):
         return
-    assert base.bias is None or not same(got, plain - base.bias.detach()), (
-        f"{where}the bias of the base is lost. Call the base itself, base(X)."
-    )
-    assert not same(got, scaling * plain), f"{where}alpha / r belongs to the correction alone, not to base(X)."
+    if base.bias is not None and same(got, plain - base.bias.detach()):
+        raise AssertionError(f"{where}the bias of the base is lost. Call the base itself, base(X).")
+    if same(got, scaling * plain):
+        raise AssertionError(f"{where}alpha / r belongs to the correction alone, not to base(X).")
     raise AssertionError(f"{where}before any training the output differs from base(X). B must start at zero.")
 
 
 def _trained(where, module, base, r) -> tuple[nn.Parameter, nn.Parameter]:
     out, width = base.weight.shape
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    assert trained, f"{where}nothing can be trained. A and B must be an nn.Parameter each; freeze only the base."
-    held = [*base.parameters()]
-    assert not any(same(one, other) for one in trained for other in held), (
-        f"{where}the base is still trainable. Freeze it: requires_grad_(False)."
-    )
+    if not trained:
+        raise AssertionError(
+            f"{where}nothing can be trained. A and B must be an nn.Parameter each; freeze only the base."
+        )
+    if any(same(one, other) for one in trained for other in base.parameters()):
+        raise AssertionError(f"{where}the base is still trainable. Freeze it: requires_grad_(False).")
     count, expected = sum(parameter.numel() for parameter in trained), r * (width + out)
     found = [[p for p in trained if sorted(p.shape) == sorted(sides)] for sides in ((r, width), (out, r))]
-    assert count == expected and all(len(matrices) == 1 for matrices in found), (
-        f"{where}{count} numbers can be trained. Expected r * (in + out) = {expected}: A (r, in), B (out, r), no more."
-    )
+    if count != expected or any(len(matrices) != 1 for matrices in found):
+        raise AssertionError(
+            f"{where}{count} numbers can be trained. Expected r * (in + out) = {expected}: A (r, in), B (out, r), "
+            "no more."
+        )
     return found[0][0], found[1][0]
 
 
 def _gradients(where, module, X, A, B, expected) -> None:
     (wanted,) = torch.autograd.grad(expected, X)
     total = module(X).sum()
-    assert total.requires_grad, f"{where}the output has no gradient: no torch.no_grad, .detach() or .data in forward."
+    if not total.requires_grad:
+        raise AssertionError(f"{where}the output has no gradient: no torch.no_grad, .detach() or .data in forward.")
     total.backward()
-    assert A.grad is not None and B.grad is not None, f"{where}no gradient reaches A or B: no .detach() or .data."
-    assert X.grad is not None and same(X.grad, wanted, 1e-3), (
-        f"{where}the gradient of X is wrong, so the layers below would not learn. Freeze the base's parameters, but do "
-        "not wrap base(X) in torch.no_grad."
-    )
+    if A.grad is None or B.grad is None:
+        raise AssertionError(f"{where}no gradient reaches A or B: no .detach() or .data.")
+    if X.grad is None or not same(X.grad, wanted, 1e-3):
+        raise AssertionError(
+            f"{where}the gradient of X is wrong, so the layers below would not learn. Freeze the base's parameters, "
+            "but do not wrap base(X) in torch.no_grad."
+        )
 
 
 SHARE = {
