@@ -59,6 +59,60 @@ def test_running_sum_at_its_edges():
     assert wn.prune_mask(torch.rand(8, 64), 0.0, "running-sum").float().mean() <= 0.001
 
 
+def slow_running_sum(score, sparsity):
+    """The published bisection on alpha, with numbers one by one, and alpha to 1 where 0.8 is not enough."""
+    running = {}
+    for i, row in enumerate(score):
+        total = 0.0
+        for j in sorted(range(len(row)), key=row.__getitem__):
+            total += row[j]
+            running[i, j] = total
+
+    def gone(alpha):
+        return [
+            [running[i, j] <= alpha * sum_of_row for j in range(len(score[0]))] for i, sum_of_row in enumerate(sums)
+        ]
+
+    def share(mask):
+        return sum(map(sum, mask)) / len(running)
+
+    sums, low, high = [sum(row) for row in score], 0.0, 0.8
+    if share(gone(high)) + 0.001 < sparsity:
+        low, high = 0.8, 1.0
+    while True:
+        alpha = (low + high) / 2
+        mask = gone(alpha)
+        if abs(share(mask) - sparsity) <= 0.001 or high - low < 1e-7:
+            return mask
+        low, high = (low, alpha) if share(mask) > sparsity else (alpha, high)
+
+
+@pytest.mark.parametrize("sparsity", [0.02, 0.25, 0.5, 0.62, 0.9, 0.97])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_running_sum_is_its_definition_done_slowly(sparsity, dtype):
+    """Whole numbers, so that a sum is one number in whatever order it is taken; in 16 bits it must not overflow."""
+    score = torch.randint(0, 400, (6, 300), generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert wn.prune_mask(score, sparsity, "running-sum").tolist() == slow_running_sum(score.tolist(), sparsity)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (float("inf"), r"1 of 3 rows .* infinite"),
+        (3e38, r"1 of 3 rows .* infinite"),
+        (-1.0, r"the lowest score is -1\."),
+        (float("-inf"), r"the lowest score is -inf"),
+    ],
+)
+def test_running_sum_refuses_what_has_no_share_of_a_sum(value, message):
+    score = torch.rand(3, 8)
+    score[1, 2:4] = value
+    for sparsity in (0.0, 0.5):
+        with pytest.raises(ValueError, match=f"{message}.*finite scores of 0 or more.*group='output'"):
+            wn.prune_mask(score, sparsity, "running-sum")
+    assert wn.prune_mask(score, 0.5).sum() == 12  # the other groups only rank
+
+
 def test_the_variant_through_prune(tokens):
     model = tiny_model()
     report = wn.prune(model, tokens, method="wanda-variant", sparsity=0.5)
