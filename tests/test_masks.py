@@ -69,13 +69,7 @@ def test_the_oracle_itself_on_an_example_done_by_hand():
 def test_real_sizes_with_ties_equal_a_stable_sort():
     score = few_levels(64, 1536)
     for sparsity in (0.1, 0.5, 0.7):
-        assert torch.equal(wn.prune_mask(score, sparsity), stable_sort(score, math.floor(1536 * sparsity)))
-
-
-def stable_sort(score, count):
-    """The oracle for sizes that Python's lists are too slow for: the first count of a stable sort of each row."""
-    order = score.sort(dim=1, stable=True).indices[:, :count]
-    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, True)
+        assert torch.equal(wn.prune_mask(score, sparsity), oracle.stable_sort(score, math.floor(1536 * sparsity)))
 
 
 def few_levels(rows, columns, levels=300):
@@ -100,15 +94,16 @@ def test_layers_over_a_million_weights_equal_a_stable_sort():
     """Nothing pretended: more scores than are selected from at a time, in every group and for a pattern."""
     score = few_levels(1030, 1100)
     assert score.numel() > SLAB and len(score) % (SLAB // score.shape[1])
-    assert torch.equal(wn.prune_mask(score, 0.5), stable_sort(score, 550))
-    assert torch.equal(wn.prune_mask(score, 0.3, "input"), stable_sort(score.T, 309).T)
-    assert torch.equal(wn.prune_mask(score, 0.5, "layer").reshape(1, -1), stable_sort(score.reshape(1, -1), 566_500))
-    assert torch.equal(wn.nm_mask(score, 2, 4).reshape(-1, 4), stable_sort(score.reshape(-1, 4), 2))
+    assert torch.equal(wn.prune_mask(score, 0.5), oracle.stable_sort(score, 550))
+    assert torch.equal(wn.prune_mask(score, 0.3, "input"), oracle.stable_sort(score.T, 309).T)
+    flat = score.reshape(1, -1)
+    assert torch.equal(wn.prune_mask(score, 0.5, "layer").reshape(1, -1), oracle.stable_sort(flat, 566_500))
+    assert torch.equal(wn.nm_mask(score, 2, 4).reshape(-1, 4), oracle.stable_sort(score.reshape(-1, 4), 2))
 
 
 def test_the_stable_sort_is_the_oracle():
     score = few_levels(9, 20, 4)
-    assert stable_sort(score, 7).tolist() == oracle.prune_mask(score.tolist(), 0.35, "output")
+    assert oracle.stable_sort(score, 7).tolist() == oracle.prune_mask(score.tolist(), 0.35, "output")
 
 
 def test_infinite_scores_protect_and_negative_zero_ties_with_zero():

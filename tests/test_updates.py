@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from oracle import stable_sort
 from tiny import tiny_model
 
 import wanda_nb as wn
+from wanda_nb.methods import make_plan
 from wanda_nb.sparsegpt import obs_score
 
 
@@ -124,15 +126,107 @@ def test_groups_of_m_never_straddle_a_block(n, m):
     assert ((updated != 0).view(7, -1, m).sum(-1) == n).all()
 
 
-def test_dead_channels_go_first_and_disturb_nothing():
-    _, X, _ = layer()
-    X[:, [3, 11]] = 0
-    gram = X.T @ X
+DEAD = [3, 11, 12, 14, 15]  # of 24: three of the four columns from 12 on
+
+
+def dead_layer(rows=7):
+    W, X, _ = layer(rows)
+    X[:, DEAD] = 0
+    return W, X.T @ X
+
+
+def test_dead_channels_stand_alone():
+    _, gram = dead_layer()
     U, used = wn.inverse_factor(gram)
     assert used == 0.01 and U.isfinite().all()
-    alone = [j for j in range(24) if j not in (3, 11)]
-    torch.testing.assert_close(U[alone][:, alone], wn.inverse_factor(gram[alone][:, alone])[0])
-    assert (U[3, 4:] == 0).all() and (U[:3, 3] == 0).all()
+    alive = [j for j in range(24) if j not in DEAD]
+    torch.testing.assert_close(U[alive][:, alive], wn.inverse_factor(gram[alive][:, alive])[0])
+    mean = gram.diagonal()[alive].mean()
+    for j in DEAD:
+        expected = torch.zeros(24)
+        expected[j] = mean.rsqrt()
+        torch.testing.assert_close(U[j], expected)
+        assert (U[:j, j] == 0).all()
+
+
+def test_the_factor_follows_the_scale_of_the_inputs():
+    """Inputs twice as large halve every element, dead channels' too: a power of two, so to the last bit."""
+    _, gram = dead_layer()
+    assert torch.equal(wn.inverse_factor(gram * 4)[0], wn.inverse_factor(gram)[0] / 2)
+    assert torch.equal(wn.inverse_factor(torch.zeros(5, 5))[0], torch.eye(5))
+
+
+def slow_sparsegpt(W, gram, choose, width, group):
+    """The published loop, column by column in float64, with no lazy updates.
+
+    Dead channels' weights are zero from the start. choose(score) -> mask, once for every ``group`` columns, which do
+    not straddle the blocks of ``width``; with group=None the mask for all is chosen beforehand.
+    """
+    W, H = W.double(), gram.double()
+    dead = H.diagonal() == 0
+    mean = H.diagonal()[~dead].mean()
+    H = H + 0.01 * mean * torch.eye(len(H))
+    H[dead, dead] = mean
+    W[:, dead] = 0
+    U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
+    gone = choose(W, U.diagonal(), slice(None)) if group is None else torch.zeros_like(W, dtype=torch.bool)
+    for j in range(len(H)):
+        if group and j % width % group == 0:
+            here = slice(j, min(j + group, j // width * width + width))
+            gone[:, here] = choose(W[:, here], U.diagonal()[here], here)
+        error = torch.where(gone[:, j], W[:, j], 0) / U[j, j]
+        W[:, j:] -= error.outer(U[j, j:])
+        W[:, j] = torch.where(gone[:, j], 0, W[:, j])
+    return W, gone
+
+
+def obs_lowest(count):
+    def choose(W, d, columns):
+        score = (W / d) ** 2
+        return stable_sort(score.reshape(1, -1), count(score)).reshape(score.shape)
+
+    return choose
+
+
+def obs_of_four(W, d, columns):
+    return stable_sort(((W / d) ** 2).reshape(-1, 4), 2).reshape(W.shape)
+
+
+def magnitudes(W, d, columns):
+    return stable_sort(W.abs(), W.shape[1] // 2)
+
+
+SLOW = {
+    "iterative": ({"sparsity": 0.3}, obs_lowest(lambda score: math.floor(score.numel() * 0.3)), 8),
+    "iterative, fewer than dead": ({"sparsity": 0.1}, obs_lowest(lambda score: math.floor(score.numel() * 0.1)), 8),
+    "iterative 2:4": ({"pattern": "2:4"}, obs_of_four, 4),
+    "one-shot": (
+        {"sparsity": 0.5, "update": "one-shot"},
+        obs_lowest(lambda score: math.floor(score.numel() * 0.5)),
+        None,
+    ),
+    "one-shot 2:4": ({"pattern": "2:4", "update": "one-shot"}, obs_of_four, None),
+    "magnitude, one-shot": (
+        {"method": "magnitude", "group": "output", "update": "one-shot"},
+        magnitudes,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("how", "choose", "group"), SLOW.values(), ids=SLOW.keys())
+def test_sparsegpt_with_dead_channels_is_the_published_loop(how, choose, group, monkeypatch):
+    """Their weights go first, all of them, and the others are pruned and moved as if they had never been there."""
+    monkeypatch.setattr("wanda_nb.sparsegpt.BLOCK", 8)
+    monkeypatch.setattr("wanda_nb.methods.BLOCK", 8)
+    W, gram = dead_layer()
+    expected, gone = slow_sparsegpt(W, gram, choose, 8, group)
+    asked = {"method": "sparsegpt", "sparsity": None, "pattern": None, "group": None, "update": None, **how}
+    updated = W.clone()
+    _, extra = make_plan(**asked, blocks=1).pruner(0)(updated, gram)
+    assert extra == {"damping": 0.01}
+    assert torch.equal(updated == 0, expected == 0) and torch.equal(updated == 0, gone | (gram.diagonal() == 0))
+    torch.testing.assert_close(updated.double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_damping_is_raised_in_steps_and_reported():

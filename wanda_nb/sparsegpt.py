@@ -17,8 +17,9 @@ BLOCK = 128  # columns whose update is applied at once, as published
 def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Tensor, float]:
     """Upper Cholesky factor U of the damped inverse Hessian, UᵀU = (XᵀX + λI)⁻¹: (in, in) -> (in, in), damping used.
 
-    λ is damping times the mean of the diagonal, over channels that are not dead (all zero). Where the matrix is
-    not positive definite all the same, the damping is raised tenfold up to 1. Raises ValueError if that fails too.
+    λ is damping times the mean of the diagonal, over channels that are not dead (all zero); a dead channel has that
+    mean for itself. Where the matrix is not positive definite all the same, the damping is raised tenfold up to 1.
+    Raises ValueError if that fails too.
     Introduced in notebook 05, "The Hessian".
     """
     diagonal = gram.diagonal()
