@@ -130,28 +130,79 @@ def test_every_method_on_an_architecture_with_transposed_weights(method, tokens)
     assert model(input_ids=tokens).logits.isfinite().all()
 
 
-def test_owl_is_its_definition(tokens):
-    """Shares of outliers per block of the dense model, stretched, centred on the sparsity asked for."""
-    model = tiny_model()
+def with_outliers(model):
+    """Each block with more outlying weights than the one before."""
     torch.manual_seed(3)
     for index, block in enumerate(wn.decoder_blocks(model)):
         for linear in wn.linear_layers(block).values():
             linear.weight.data *= torch.rand_like(linear.weight).pow(-0.3 * index)
-    shares = []
+    return model
+
+
+def uneven_model():
+    """Blocks of unlike build: 6, 7 and 7 layers, and one of them twice as wide inside."""
+    model = tiny_model()
+    wide = tiny_model(intermediate_size=160)
+    model.model.layers[0].self_attn.o_proj = torch.nn.Identity()
+    model.model.layers[1].mlp = wide.model.layers[1].mlp
+    return with_outliers(model)
+
+
+def slow_owl(model, tokens, sparsity, spread=0.08, threshold=5):
+    """Shares of outliers per block of the dense model, stretched, centred on the sparsity asked for, by hand.
+
+    What a clamp takes is shared out among the blocks that are not at their limit, for as long as anything is missing.
+    """
+    shares, sizes = [], []
     for block in wn.decoder_blocks(model):
         with wn.InputNorms(block) as norms, torch.no_grad():
             model(input_ids=tokens)
         layers = wn.linear_layers(block)
-        scores = torch.cat([wn.wanda_score(layers[name].weight, norms[name]).flatten() for name in layers])
-        shares.append(float((scores > 5 * scores.mean()).float().mean()))
+        scores = torch.cat([wn.wanda_score(layers[name].weight.detach(), norms[name]).flatten() for name in layers])
+        shares.append(float((scores > threshold * scores.mean()).float().mean()))
+        sizes.append(len(scores))
     assert len(set(shares)) == 3
-    stretched = [0.16 * (share - min(shares)) / (max(shares) - min(shares)) for share in shares]
-    expected = [0.7 - (x - sum(stretched) / 3) for x in stretched]
+    stretched = [2 * spread * (share - min(shares)) / (max(shares) - min(shares)) for share in shares]
+    centre = sparsity + sum(size * x for size, x in zip(sizes, stretched, strict=True)) / sum(sizes)
+    result = [centre - x for x in stretched]
+    while True:
+        result = [min(max(x, 0.0), 0.999) for x in result]
+        missing = sum(size * (sparsity - x) for size, x in zip(sizes, result, strict=True))
+        free = [i for i, x in enumerate(result) if (x < 0.999 if missing > 0 else x > 0)]
+        if abs(missing) < 1e-9 * sum(sizes):
+            return result, sizes
+        for i in free:
+            result[i] += missing / sum(sizes[i] for i in free)
+
+
+@pytest.mark.parametrize("make", [lambda: with_outliers(tiny_model()), uneven_model], ids=["even", "uneven"])
+@pytest.mark.parametrize(
+    ("sparsity", "spread"), [(0.7, 0.08), (0.02, 0.08), (0.98, 0.08), (0.5, 0.4), (0.05, 0.3), (0.3, 0.0)]
+)
+def test_owl_is_its_definition(make, sparsity, spread, tokens):
+    model = make()
+    expected, sizes = slow_owl(model, tokens, sparsity, spread)
     before = [p.clone() for p in model.parameters()]
-    allocation = wn.owl_sparsity(model, tokens, 0.7, batch_size=len(tokens))
-    assert allocation == pytest.approx(expected, abs=1e-3)
+    allocation = wn.owl_sparsity(model, tokens, sparsity, spread=spread, batch_size=len(tokens))
+    assert allocation == pytest.approx(expected, abs=1e-7)
+    mean = sum(size * x for size, x in zip(sizes, allocation, strict=True)) / sum(sizes)
+    assert mean == pytest.approx(sparsity, abs=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
-    report = wn.prune(model, tokens, sparsity=allocation)
+
+def test_pruned_by_owl_the_model_has_the_sparsity_asked_for(tokens):
+    model = uneven_model()
+    allocation = wn.owl_sparsity(model, tokens, 0.6, batch_size=len(tokens))
+    report = wn.prune(model, tokens, sparsity=allocation, group="layer")
     by_block = report.layers.groupby("block")["reached"].mean()
-    assert list(by_block) == pytest.approx(allocation, abs=0.02)
+    assert list(by_block) == pytest.approx(allocation, abs=0.001)
+    assert wn.sparsity(model) == pytest.approx(0.6, abs=0.001)
+
+
+def test_owl_of_blocks_that_are_alike_and_beyond_the_limit_is_one_number(tokens):
+    model = with_outliers(tiny_model())
+    assert wn.owl_sparsity(model, tokens, 0.3, threshold=1e9) == [0.3] * 3
+    assert wn.owl_sparsity(model, tokens, 0.9995) == pytest.approx([0.9995] * 3, abs=1e-12)
+    assert wn.owl_sparsity(model, tokens, 0.0) == pytest.approx([0.0] * 3, abs=1e-12)
+    with pytest.raises(ValueError, match=r"sparsity=1\.5: expected"):
+        wn.owl_sparsity(model, tokens, 1.5)
