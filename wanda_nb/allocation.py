@@ -18,9 +18,9 @@ def owl_sparsity(
     """One sparsity a block, lower where many weights have outlying Wanda scores; the model's is the sparsity asked for.
 
     An outlier scores more than ``threshold`` times the mean of its block. A block's share of outliers, stretched to a
-    range of ``2 * spread``, is what it keeps more or less of than the others. No block loses less than nothing or more
-    than 0.999 (or the sparsity, if that is higher): what one cannot lose or keep is shared out evenly among the others,
-    so that the mean, each block counting by its weights, stays the sparsity asked for.
+    range of ``2 * spread``, is what it keeps more or less of than the others. Sparsities stay between 0
+    and 0.999 (or the sparsity asked for, if that is higher); what a limit takes from one block is shared out evenly
+    among the others, so that the mean over all weights is the sparsity asked for.
     how: attention_mask, device, batch_size, as in prune.
     Use: ``prune(model, tokens, sparsity=owl_sparsity(model, tokens, 0.7))``. Nothing is changed.
     Yin et al., *Outlier Weighed Layerwise Sparsity (OWL)*, ICML 2024; their code's settings.
