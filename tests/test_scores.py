@@ -199,6 +199,20 @@ def test_pruned_by_owl_the_model_has_the_sparsity_asked_for(tokens):
     assert wn.sparsity(model) == pytest.approx(0.6, abs=0.001)
 
 
+def test_owl_as_published_and_as_asked(tokens):
+    """What it takes without being told, an outlier at the very threshold, and what it hands on to prune."""
+    model = with_outliers(tiny_model())
+    with torch.no_grad():
+        for index, block in enumerate(wn.decoder_blocks(model)):
+            block.mlp.up_proj.weight[: 5 + 7 * index] = 0
+    whole = {"batch_size": len(tokens)}
+    assert wn.owl_sparsity(model, tokens, **whole) == pytest.approx(slow_owl(model, tokens, 0.5)[0], abs=1e-7)
+    expected, _ = slow_owl(model, tokens, 0.5, threshold=0)  # all but zeros are outliers
+    assert wn.owl_sparsity(model, tokens, threshold=0, **whole) == pytest.approx(expected, abs=1e-7)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        wn.owl_sparsity(model, tokens, batch_size=0)
+
+
 def test_owl_of_blocks_that_are_alike_and_beyond_the_limit_is_one_number(tokens):
     model = with_outliers(tiny_model())
     assert wn.owl_sparsity(model, tokens, 0.3, threshold=1e9) == [0.3] * 3

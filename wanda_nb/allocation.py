@@ -42,7 +42,7 @@ def owl_sparsity(
     prune(model, tokens, method=watch, sparsity=0, **how)
     share = torch.tensor(shares, dtype=torch.float64)
     width = share.max() - share.min()
-    more = 2 * spread * (share - share.min()) / width if width > 0 else torch.zeros_like(share)
+    more = 2 * spread * share / width if width > 0 else torch.zeros_like(share)
     return _clamped(more, torch.tensor(sizes, dtype=torch.float64), sparsity)
 
 
