@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wanda_nb as wn
-from wanda_nb.masks import SLAB
+from wanda_nb.masks import SLAB, parse_pattern
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
@@ -127,6 +127,18 @@ def test_a_percentage_is_recognised():
 def test_patterns_that_make_no_sense_are_refused(n, m):
     with pytest.raises(ValueError, match="keeps N of every M"):
         wn.nm_mask(torch.rand(4, 8), n, m)
+
+
+@pytest.mark.parametrize("pattern", ["2/4", "2", "2:", ":4", "a:4", "2:b", "", "2:4:8", None, 2])
+def test_what_is_no_pattern_is_refused(pattern):
+    with pytest.raises(ValueError, match=r"pattern=.*expected N:M, such as '2:4'"):
+        parse_pattern(pattern)
+
+
+def test_patterns_are_read_as_hardware_reads_them():
+    assert parse_pattern("2:4") == (2, 4) and parse_pattern("13:16") == (13, 16) and parse_pattern("1:2") == (1, 2)
+    with pytest.raises(ValueError, match="4:4 makes no sense"):
+        parse_pattern("4:4")
 
 
 def test_a_width_that_m_does_not_divide_is_refused():

@@ -1,5 +1,6 @@
 """SparseGPT and the weight update: against least squares, step by step and in closed form."""
 
+import functools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from oracle import stable_sort
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb.methods import make_plan
+from wanda_nb.methods import Plan, make_plan
 from wanda_nb.sparsegpt import obs_score
 
 
@@ -116,7 +117,7 @@ def test_choices_see_the_updated_weights_and_their_own_columns():
     assert zeros == [math.floor(7 * width * 0.5) for width in (128, 128, 44)]
 
 
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (3, 7), (1, 100)])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (3, 7), (1, 100), (1, 175)])
 def test_groups_of_m_never_straddle_a_block(n, m):
     W, _, gram = layer(width=700, tokens=1500)
     U, _ = wn.inverse_factor(gram)
@@ -240,6 +241,51 @@ def test_damping_is_raised_in_steps_and_reported():
         wn.inverse_factor(gram)
 
 
+@pytest.mark.parametrize(
+    ("off_diagonal", "damping", "used"),
+    [
+        (0.99, 0.01, 0.01),
+        (1.05, 0.01, 0.1),
+        (1.5, 0.01, 1.0),
+        (2.5, 2.0, 2.0),
+        (1.0005, 0.0, 1e-3),
+        (1.000005, 0.0, 1e-5),
+        (1.5, 0.3, None),
+        (2.05, 0.01, None),
+        (2.5, 1.0, None),
+    ],
+)
+def test_damping_is_the_first_in_tenfold_steps_that_is_enough(off_diagonal, damping, used):
+    """The smaller eigenvalue of 4·[[1, a], [a, 1]] is 4 · (1 - a): positive once the damping exceeds a - 1."""
+    gram = 4 * torch.tensor([[1.0, off_diagonal], [off_diagonal, 1.0]], dtype=torch.float64)
+    if used is None:
+        with pytest.raises(ValueError, match="even with damping near 1"):
+            wn.inverse_factor(gram, damping)
+        return
+    U, was = wn.inverse_factor(gram, damping)
+    assert was == pytest.approx(used)
+    torch.testing.assert_close(U.T @ U @ (gram + was * 4 * torch.eye(2)), torch.eye(2, dtype=torch.float64))
+
+
+def test_inputs_that_overflow_have_no_factor():
+    for value in (float("inf"), float("nan")):
+        gram = torch.eye(4)
+        gram[1, 1] = value
+        with pytest.raises(ValueError, match="expected finite inputs"):
+            wn.inverse_factor(gram)
+
+
+def test_an_update_with_nothing_to_remove_is_none_and_16_bit_weights_are_moved_in_float32():
+    W, _, gram = layer()
+    U, _ = wn.inverse_factor(gram)
+    assert torch.equal(wn.obs_prune(W, U), W)
+    mask = wn.prune_mask(W.abs())
+    half = W.to(torch.bfloat16)
+    updated = wn.obs_prune(half, U, mask=mask)
+    assert updated.dtype == torch.float32 and torch.equal(updated, wn.obs_prune(half.float(), U, mask=mask))
+    assert torch.equal(W, layer()[0]) and torch.equal(mask, wn.prune_mask(W.abs()))  # neither is written to
+
+
 def test_grams_are_the_products_of_the_inputs(model, tokens):
     block = wn.decoder_blocks(model)[1]
     kept = {}
@@ -314,7 +360,14 @@ def test_one_factor_serves_layers_that_read_the_same(model, tokens, monkeypatch)
     [
         ({"update": "twice"}, "update='twice': expected None, 'one-shot' or 'iterative'"),
         ({"method": "sparsegpt", "group": "output"}, "Leave group out, or use update='one-shot'"),
+        ({"method": "wanda", "group": "output", "update": "iterative"}, "compares 128 columns at a time"),
+        ({"group": "rows", "update": "iterative"}, "group='rows': expected one of"),
         ({"method": "wanda-variant", "pattern": "2:4"}, "a running sum has no fixed count"),
+        ({"sparsity": 0.500001, "pattern": "2:4"}, "keeping 2 of every 4 removes 0.5"),
+        ({"sparsity": "0.5", "pattern": "2:4"}, "Leave sparsity out"),
+        ({"sparsity": "0.5"}, "sparsity='0.5': expected"),
+        ({"sparsity": ["0.5"] * 3}, "sparsity='0.5': expected"),
+        ({"sparsity": [0.5] * 4}, "4 sparsities for 3 blocks"),
         ({"sparsity": [0.5, 0.5]}, "2 sparsities for 3 blocks"),
         ({"sparsity": [0.5, 0.5, 1.0]}, r"sparsity=1.0: expected"),
         ({"sparsity": [0.5] * 3, "pattern": "2:4"}, "Leave sparsity out"),
@@ -324,3 +377,88 @@ def test_what_makes_no_sense_is_refused(model, tokens, how, message):
     with pytest.raises(ValueError, match=message):
         wn.prune(model, tokens, **how)
     assert wn.sparsity(model) == 0
+
+
+def plan(method="wanda", **how):
+    asked = {"sparsity": None, "pattern": None, "group": None, "update": None, **how}
+    return make_plan(method, **asked, blocks=3)
+
+
+def test_plans_are_what_each_method_was_published_with():
+    norms, grams = wn.InputNorms, wn.InputGrams
+    expected = {
+        "magnitude": (wn.magnitude_score, "layer", None, None),
+        "wanda": (wn.wanda_score, "output", None, norms),
+        "wanda-variant": (wn.wanda_score, "running-sum", None, norms),
+        "ria": (wn.ria_score, "layer", None, norms),
+        "sparsegpt": (None, "layer", "iterative", grams),
+    }
+    for name, (score, group, update, statistic) in expected.items():
+        assert plan(name) == Plan(name, score, 0.5, None, group, update, statistic)
+    # an iterative update compares blocks of columns over all rows; a one-shot one keeps the method's group
+    assert plan(update="iterative") == Plan("wanda", wn.wanda_score, 0.5, None, "layer", "iterative", grams)
+    assert plan(update="one-shot") == Plan("wanda", wn.wanda_score, 0.5, None, "output", "one-shot", grams)
+    assert plan("sparsegpt", update="one-shot") == Plan("sparsegpt", None, 0.5, None, "layer", "one-shot", grams)
+    assert plan("magnitude", group="input", sparsity=0.3).group == "input"
+
+
+def test_plans_for_patterns_and_for_a_sparsity_each():
+    assert plan(pattern="1:4") == Plan("wanda", wn.wanda_score, 0.75, (1, 4), "4 neighbours", None, wn.InputNorms)
+    assert plan(pattern="2:4", sparsity=0.5, group="output") == plan(pattern="2:4")
+    assert plan(pattern="2:6", sparsity=2 / 3).sparsity == pytest.approx(2 / 3)  # agrees but for rounding
+    assert plan("sparsegpt", pattern="2:4")[2:6] == (0.5, (2, 4), "4 neighbours", "iterative")
+    for each in ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3)):
+        assert plan(sparsity=each).sparsity == (0.1, 0.2, 0.3)
+
+
+def test_a_score_of_your_own_is_a_plan():
+    def mine(W, norm):
+        return W.abs()
+
+    assert plan(mine, sparsity=0.25) == Plan("mine", mine, 0.25, None, "output", None, wn.InputNorms)
+    nameless = functools.partial(mine, norm=None)
+    assert plan(nameless)[:2] == ("your score", nameless)
+    for answer, given in ((torch.ones(3), r"\(3,\)"), (0.5, "float")):
+        with pytest.raises(ValueError, match=f"<lambda> gave {given} for a layer of \\(4, 8\\): expected one score"):
+            plan(lambda W, norm, answer=answer: answer).pruner(0)(torch.ones(4, 8), torch.ones(8))
+
+
+def test_each_block_is_pruned_to_its_own_sparsity():
+    W = torch.arange(1.0, 9).repeat(2, 1)
+    pruned = plan("magnitude", sparsity=(0.25, 0.5, 0.75))
+    for block, (sparsity, zeros) in enumerate(((0.25, 4), (0.5, 8), (0.75, 12))):
+        weights = W.clone()
+        assert pruned.pruner(block)(weights, None) == (sparsity, {})
+        assert torch.equal(weights, W.masked_fill(wn.prune_mask(W, sparsity, "layer"), 0))
+        assert int((weights == 0).sum()) == zeros
+
+
+def test_a_layer_is_updated_with_the_factor_of_its_own_inputs():
+    """One factor serves neighbours that read the same; a layer that reads something else has its own."""
+    W, _, gram = layer()
+    other = layer(seed=1)[2]
+    pruner = plan("sparsegpt").pruner(0)
+    for statistic in (gram, gram.clone(), other, gram):
+        ours, alone = W.clone(), W.clone()
+        assert pruner(ours, statistic) == plan("sparsegpt").pruner(0)(alone, statistic) == (0.5, {"damping": 0.01})
+        assert torch.equal(ours, alone)
+    changed = W.clone()
+    plan("sparsegpt").pruner(0)(changed, other)
+    assert not torch.equal(changed, alone)
+
+
+def test_wanda_with_an_update_weighs_each_column_by_its_own_norm(monkeypatch):
+    """Blocks of columns, and the norms that belong to them."""
+    monkeypatch.setattr("wanda_nb.sparsegpt.BLOCK", 8)
+    monkeypatch.setattr("wanda_nb.methods.BLOCK", 8)
+    W, gram = dead_layer()
+    norm = gram.diagonal().sqrt()
+
+    def choose(w, d, columns):
+        score = (w.abs() * norm[columns].double()).reshape(1, -1)
+        return stable_sort(score, score.shape[1] // 2).reshape(w.shape)
+
+    expected, _ = slow_sparsegpt(W, gram, choose, 8, 8)
+    plan(update="iterative").pruner(0)(W, gram)
+    assert torch.equal(W == 0, expected == 0)
+    torch.testing.assert_close(W.double(), expected, rtol=1e-3, atol=1e-4)

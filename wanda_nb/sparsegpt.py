@@ -71,7 +71,6 @@ def obs_prune(
                 gone[here] = choose(block[j : j + step].T, U.diagonal()[j : j + step], here).T
             errors[j] = block[j].where(gone[start + j], 0) / U[j, j]
             block[j:].addr_(U[j, j:], errors[j], alpha=-1)
-            block[j].masked_fill_(gone[start + j], 0)
         V[columns.stop :].addmm_(factor[columns, columns.stop :].T, errors, alpha=-1)
     return V.masked_fill_(gone, 0).T
 
