@@ -56,7 +56,8 @@ def test_running_sum_at_its_edges():
     assert not wn.prune_mask(torch.tensor([[1.0, 1.0], [2.0, 1.0]]), 0.0, "running-sum").any()
     mask = wn.prune_mask(score, 0.5, "running-sum")
     assert not mask[1, 0]
-    assert wn.prune_mask(torch.rand(8, 64), 0.0, "running-sum").float().mean() <= 0.001
+    nothing = wn.prune_mask(score, 0.0, "running-sum")
+    assert nothing.dtype == torch.bool and not nothing.any()
 
 
 def slow_running_sum(score, sparsity):
@@ -87,12 +88,25 @@ def slow_running_sum(score, sparsity):
         low, high = (low, alpha) if share(mask) > sparsity else (alpha, high)
 
 
-@pytest.mark.parametrize("sparsity", [0.02, 0.25, 0.5, 0.62, 0.9, 0.97])
+@pytest.mark.parametrize("sparsity", [0.02, 0.25, 0.5, 0.62, 0.9, 0.96, 0.97, 0.98, 0.99])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_running_sum_is_its_definition_done_slowly(sparsity, dtype):
     """Whole numbers, so that a sum is one number in whatever order it is taken; in 16 bits it must not overflow."""
     score = torch.randint(0, 400, (6, 300), generator=torch.Generator().manual_seed(1)).to(dtype)
     assert wn.prune_mask(score, sparsity, "running-sum").tolist() == slow_running_sum(score.tolist(), sparsity)
+
+
+def test_running_sum_where_the_search_for_alpha_divides():
+    """About what alpha = 0.8 gives: below it the search goes on below 0.8, above it between 0.8 and 1."""
+    score = torch.randint(0, 400, (4, 1024), generator=torch.Generator().manual_seed(1)).float()
+    sums = score.sum(dim=1, keepdim=True)
+    at_limit = float((score.sort().values.cumsum(dim=1) <= 0.8 * sums).float().mean())
+    for more in (-0.002, -0.001, -0.0005, 0.0, 0.0005, 0.001, 0.0011, 0.002):
+        sparsity = at_limit + more
+        assert wn.prune_mask(score, sparsity, "running-sum").tolist() == slow_running_sum(score.tolist(), sparsity)
+    ones = torch.ones(4, 10)  # eight of ten are 0.8 of the sum, to the last bit
+    for sparsity in (0.7, 0.8, 0.9):
+        assert wn.prune_mask(ones, sparsity, "running-sum").tolist() == slow_running_sum(ones.tolist(), sparsity)
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,10 @@ def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001)
     _check_shares(score, total)
     if sparsity == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    ordered, order = score.sort(dim=1, stable=True)
+    ordered, order = score.sort(stable=True)
     running = ordered.cumsum(dim=1)
     low, alpha, high = 0.0, 0.4, 0.8
-    if bool(((running <= high * total).float().mean() + tolerance) < sparsity):
+    if float((running <= high * total).float().mean()) + tolerance < sparsity:
         low, alpha, high = 0.8, 0.9, 1.0
     while True:
         within = running <= alpha * total  # (out, in), in the order of the scores
