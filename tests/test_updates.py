@@ -252,6 +252,7 @@ def test_damping_is_raised_in_steps_and_reported():
         (1.000005, 0.0, 1e-5),
         (1.5, 0.3, None),
         (2.05, 0.01, None),
+        (2.2, 0.15, None),
         (2.5, 1.0, None),
     ],
 )
@@ -268,11 +269,25 @@ def test_damping_is_the_first_in_tenfold_steps_that_is_enough(off_diagonal, damp
 
 
 def test_inputs_that_overflow_have_no_factor():
-    for value in (float("inf"), float("nan")):
-        gram = torch.eye(4)
-        gram[1, 1] = value
+    for value in (float("inf"), float("nan"), 1e-39):  # the inverse of the last is not finite
         with pytest.raises(ValueError, match="expected finite inputs"):
-            wn.inverse_factor(gram)
+            wn.inverse_factor(value * torch.eye(4))
+
+
+def test_an_inverse_that_cannot_be_factored_raises_the_damping(monkeypatch):
+    """As rounding does to it now and then, where the matrix itself could be."""
+    _, _, gram = layer()
+    real, calls = torch.linalg.cholesky_ex, []
+
+    def fails_once(matrix, upper=False):
+        factor, failed = real(matrix, upper=upper)
+        calls.append(upper)
+        return factor, failed + (calls == [False, True])
+
+    expected = wn.inverse_factor(gram, 0.1)
+    monkeypatch.setattr("torch.linalg.cholesky_ex", fails_once)
+    U, used = wn.inverse_factor(gram, 0.01)
+    assert used == 0.1 and torch.equal(U, expected[0])
 
 
 def test_an_update_with_nothing_to_remove_is_none_and_16_bit_weights_are_moved_in_float32():

@@ -24,7 +24,7 @@ def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Ten
     """
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    mean = diagonal[~dead].mean() if not bool(dead.all()) else torch.ones((), device=gram.device)
+    mean = 1.0 if bool(dead.all()) else diagonal[~dead].mean()
     used = damping
     while used <= max(1.0, damping):
         damped = gram.clone()
