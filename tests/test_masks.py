@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wanda_nb as wn
+from wanda_nb.masks import SLAB, parse_pattern
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
@@ -66,11 +67,43 @@ def test_the_oracle_itself_on_an_example_done_by_hand():
 
 
 def test_real_sizes_with_ties_equal_a_stable_sort():
-    score = torch.randint(0, 300, (64, 1536), generator=torch.Generator().manual_seed(0)).float()
+    score = few_levels(64, 1536)
     for sparsity in (0.1, 0.5, 0.7):
-        order = torch.sort(score, dim=1, stable=True).indices[:, : math.floor(1536 * sparsity)]
-        expected = torch.zeros_like(score, dtype=torch.bool).scatter_(1, order, True)
-        assert torch.equal(wn.prune_mask(score, sparsity), expected)
+        assert torch.equal(wn.prune_mask(score, sparsity), oracle.stable_sort(score, math.floor(1536 * sparsity)))
+
+
+def few_levels(rows, columns, levels=300):
+    return torch.randint(0, levels, (rows, columns), generator=torch.Generator().manual_seed(rows)).float()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 24), (8, 16), (13, 8), (5, 64), (3, 80), (1, 96)])
+@pytest.mark.parametrize("levels", [2, 1000])
+def test_layers_of_many_slabs_are_the_oracles(rows, columns, levels, monkeypatch):
+    """Whole and ragged last slabs, rows longer than a slab, ties on either side of a seam."""
+    monkeypatch.setattr("wanda_nb.masks.SLAB", 64)
+    score = few_levels(rows, columns, levels)
+    for sparsity in (0.1, 0.5, 0.9):
+        for group in ("output", "input", "layer"):
+            expected = oracle.prune_mask(score.tolist(), sparsity, group)
+            assert wn.prune_mask(score, sparsity, group).tolist() == expected
+    for n, m in ((2, 4), (3, 8), (1, 8)):
+        assert wn.nm_mask(score, n, m).tolist() == oracle.nm_mask(score.tolist(), n, m)
+
+
+def test_layers_over_a_million_weights_equal_a_stable_sort():
+    """Nothing pretended: more scores than are selected from at a time, in every group and for a pattern."""
+    score = few_levels(1030, 1100)
+    assert score.numel() > SLAB and len(score) % (SLAB // score.shape[1])
+    assert torch.equal(wn.prune_mask(score, 0.5), oracle.stable_sort(score, 550))
+    assert torch.equal(wn.prune_mask(score, 0.3, "input"), oracle.stable_sort(score.T, 309).T)
+    flat = score.reshape(1, -1)
+    assert torch.equal(wn.prune_mask(score, 0.5, "layer").reshape(1, -1), oracle.stable_sort(flat, 566_500))
+    assert torch.equal(wn.nm_mask(score, 2, 4).reshape(-1, 4), oracle.stable_sort(score.reshape(-1, 4), 2))
+
+
+def test_the_stable_sort_is_the_oracle():
+    score = few_levels(9, 20, 4)
+    assert oracle.stable_sort(score, 7).tolist() == oracle.prune_mask(score.tolist(), 0.35, "output")
 
 
 def test_infinite_scores_protect_and_negative_zero_ties_with_zero():
@@ -94,6 +127,18 @@ def test_a_percentage_is_recognised():
 def test_patterns_that_make_no_sense_are_refused(n, m):
     with pytest.raises(ValueError, match="keeps N of every M"):
         wn.nm_mask(torch.rand(4, 8), n, m)
+
+
+@pytest.mark.parametrize("pattern", ["2/4", "2", "2:", ":4", "a:4", "2:b", "", "2:4:8", None, 2])
+def test_what_is_no_pattern_is_refused(pattern):
+    with pytest.raises(ValueError, match=r"pattern=.*expected N:M, such as '2:4'"):
+        parse_pattern(pattern)
+
+
+def test_patterns_are_read_as_hardware_reads_them():
+    assert parse_pattern("2:4") == (2, 4) and parse_pattern("13:16") == (13, 16) and parse_pattern("1:2") == (1, 2)
+    with pytest.raises(ValueError, match="4:4 makes no sense"):
+        parse_pattern("4:4")
 
 
 def test_a_width_that_m_does_not_divide_is_refused():

@@ -25,7 +25,7 @@ def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output"
     once (magnitude as published), ties to the earlier row, then column; ``"running-sum"``, the variant of the
     paper's appendix: from each row the lowest scores that add up to the same share of its sum, so many
     that the layer meets the sparsity to 0.001.
-    Raises ValueError for anything else, and for scores that are NaN.
+    Raises ValueError for anything else, for scores that are NaN, and in a running sum for negative or infinite ones.
     Introduced in notebook 02, "Comparison groups"; section 3 of the paper.
     """
     check_sparsity(sparsity)
@@ -58,13 +58,15 @@ def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001)
     alpha, one for the layer, is found by bisection as published, from 0.4 within [0, 0.8]; beyond that, up to 1, where
     a high sparsity needs it, and until the sparsity is met to the tolerance, or ties forbid it.
     """
+    score = _at_least_float32(score)
+    total = score.sum(dim=1, keepdim=True)
+    _check_shares(score, total)
     if sparsity == 0:
         return torch.zeros_like(score, dtype=torch.bool)
-    ordered, order = score.sort(dim=1, stable=True)
+    ordered, order = score.sort(stable=True)
     running = ordered.cumsum(dim=1)
-    total = score.sum(dim=1, keepdim=True)
     low, alpha, high = 0.0, 0.4, 0.8
-    if bool(((running <= high * total).float().mean() + tolerance) < sparsity):
+    if float((running <= high * total).float().mean()) + tolerance < sparsity:
         low, alpha, high = 0.8, 0.9, 1.0
     while True:
         within = running <= alpha * total  # (out, in), in the order of the scores
@@ -89,7 +91,7 @@ def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
         for start in range(0, len(score), step):
             mask[start : start + step] = _smallest(score[start : start + step], count)
         return mask
-    score = score if score.dtype in (torch.float32, torch.float64) else score.float()
+    score = _at_least_float32(score)
     if score.shape[1] <= SHORT_ROW:
         return _smallest_by_rank(score, count)
     threshold = _kth_smallest(score, count)
@@ -101,6 +103,10 @@ def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
         room = count - below.sum(dim=1, keepdim=True)
         mask[crowded] = below | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= room))
     return mask
+
+
+def _at_least_float32(score: torch.Tensor) -> torch.Tensor:
+    return score if score.dtype in (torch.float32, torch.float64) else score.float()
 
 
 def _smallest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
@@ -170,4 +176,20 @@ def _check_score(score: torch.Tensor) -> None:
     if not bool(score.sum().isfinite()) and bool(score.isnan().any()):  # the sum tells in a tenth of the time
         raise ValueError(
             f"{int(score.isnan().sum())} scores are NaN: they cannot be ranked. Look for NaN in W or norm."
+        )
+
+
+def _check_shares(score: torch.Tensor, total: torch.Tensor) -> None:
+    """Each score must be a share of its row's sum, from 0 to 1, or alpha means nothing."""
+    problem = ""
+    if not bool(total.isfinite().all()):
+        problem = (
+            f"{int((~total.isfinite()).sum())} of {len(total)} rows hold an infinite score, or their sum is infinite"
+        )
+    if score.numel() and float(score.min()) < 0:
+        problem = f"the lowest score is {float(score.min()):g}"
+    if problem:
+        raise ValueError(
+            f"group='running-sum': {problem}. A share of a row's sum needs finite scores of 0 or more. Choose "
+            "group='output', which only ranks them, or give other scores: their absolute values, say."
         )

@@ -76,12 +76,11 @@ class Plan(NamedTuple):
         return score
 
     def _updated(self, W, gram, factor, select) -> torch.Tensor:
-        norm, dead = gram.diagonal().sqrt(), gram.diagonal() == 0
+        norm = gram.diagonal().sqrt()
+        W = W.masked_fill(norm == 0, 0)  # dead channels go first, all of them, as published: nothing rests on them
 
         def choose(w, d, columns):
-            if self.score is not None:
-                return select(self._score(w, norm[columns]))
-            return select(obs_score(w.float(), d).masked_fill(dead[columns], 0))  # dead channels go first
+            return select(self._score(w, norm[columns]) if self.score else obs_score(w.float(), d))
 
         if self.update == "one-shot":
             return obs_prune(W, factor, mask=choose(W, factor.diagonal(), slice(None)))

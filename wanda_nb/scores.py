@@ -35,7 +35,7 @@ def ria_score(W: torch.Tensor, norm: torch.Tensor, power: float = 0.5) -> torch.
     _check_norm(W, norm)
     size = W.float().abs()
     tiny = torch.finfo(torch.float32).tiny
-    share = size / size.sum(dim=0, keepdim=True).clamp_min(tiny) + size / size.sum(dim=1, keepdim=True).clamp_min(tiny)
+    share = size / size.sum(dim=0).clamp_min(tiny) + size / size.sum(dim=1, keepdim=True).clamp_min(tiny)
     return share * norm.float().pow(power)
 
 

@@ -17,13 +17,14 @@ BLOCK = 128  # columns whose update is applied at once, as published
 def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Tensor, float]:
     """Upper Cholesky factor U of the damped inverse Hessian, UᵀU = (XᵀX + λI)⁻¹: (in, in) -> (in, in), damping used.
 
-    λ is damping times the mean of the diagonal, over channels that are not dead (all zero). Where the matrix is
-    not positive definite all the same, the damping is raised tenfold up to 1. Raises ValueError if that fails too.
+    λ is damping times the mean of the diagonal, over channels that are not dead (all zero); a dead channel has that
+    mean for itself. Where the matrix is not positive definite all the same, the damping is raised tenfold up to 1.
+    Raises ValueError if that fails too.
     Introduced in notebook 05, "The Hessian".
     """
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    mean = diagonal[~dead].mean() if not bool(dead.all()) else torch.ones((), device=gram.device)
+    mean = 1.0 if bool(dead.all()) else diagonal[~dead].mean()
     used = damping
     while used <= max(1.0, damping):
         damped = gram.clone()
@@ -70,7 +71,6 @@ def obs_prune(
                 gone[here] = choose(block[j : j + step].T, U.diagonal()[j : j + step], here).T
             errors[j] = block[j].where(gone[start + j], 0) / U[j, j]
             block[j:].addr_(U[j, j:], errors[j], alpha=-1)
-            block[j].masked_fill_(gone[start + j], 0)
         V[columns.stop :].addmm_(factor[columns, columns.stop :].T, errors, alpha=-1)
     return V.masked_fill_(gone, 0).T
 
