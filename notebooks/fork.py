@@ -1,4 +1,4 @@
-"""Give a fork its own address: in badges, set-up cells, links and pyproject.toml, from which the package reads it.
+"""Give a fork its own address: in badges, set-up cells, links, pyproject.toml and the package.
 
 python notebooks/fork.py https://github.com/YOU/YOUR-FORK
 """

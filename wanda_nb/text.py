@@ -169,8 +169,9 @@ def begin_with_bos(model, tokens: torch.Tensor, attention_mask: torch.Tensor | N
     """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none."""
     configs = (model.config.get_text_config(), getattr(model, "generation_config", None))
     bos = next((found for config in configs if (found := getattr(config, "bos_token_id", None)) is not None), None)
-    first = torch.zeros(len(tokens), dtype=int) if attention_mask is None else attention_mask.int().argmax(dim=1)
-    return None if bos is None else bool((tokens.gather(1, first[:, None]) == bos).all())
+    mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(tokens.device).int()
+    first = tokens.gather(1, mask.argmax(dim=1, keepdim=True))
+    return None if bos is None else bool((first == bos).all())
 
 
 def _tokenise(tokenizer, texts: list[str], begin: list[int] | None) -> list[list[int]]:
