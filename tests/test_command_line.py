@@ -119,7 +119,8 @@ def small(tmp_path_factory):
         wn.prune(model, None, method="magnitude")
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    (folder / "text.txt").write_text(" ".join(f"Sentence {number} of a long text." for number in range(400)))
+    for name in ("text", "more"):
+        (folder / f"{name}.txt").write_text(" ".join(f"Sentence {number} of {name}." for number in range(99)))
     return folder
 
 
@@ -185,20 +186,11 @@ def test_recover_goes_on_and_is_done_once(small, method, tmp_path, monkeypatch, 
     assert "finished before" in capsys.readouterr().out
     assert main(recovering(small, small / "b", broken, *how)) == 2
     assert "with something else as model" in capsys.readouterr().err
-    for words, other in (
-        []
-        if method == "masked"
-        else (
-            (["--seed", "1"], "seed"),
-            (["--steps", "3"], "steps"),
-            (["--accumulate", "2"], "accumulate"),
-            (["--learning-rate", "0.1"], "learning_rate"),
-            (["--batch-size", "1"], "batch_size"),
-            (["--method", "masked"], "method"),
-        )
-    ):
-        assert main(recovering(small, small / "a", broken, *how, *words)) == 2
-        assert f"with something else as {other}." in capsys.readouterr().err
+    words = ["--method", "lora" if method == "masked" else "masked", "--text", str(small / "more.txt"), "--steps", "3"]
+    words += ["--accumulate", "2", "--learning-rate", "0.1", "--seed", "1", "--batch-size", "1"]
+    assert main([*recovering(small, small / "a", broken), *words]) == 2
+    keys = "method, text, tokens, steps, accumulate, learning_rate, seed, batch_size."
+    assert f"with something else as {keys}" in capsys.readouterr().err
     assert contents(broken) == before
 
 
@@ -218,15 +210,9 @@ def test_evaluate_overwrites_no_record_but_its_own(small, tmp_path, monkeypatch,
     assert main(evaluating(small, "b")) == 2
     assert "with something else as model" in capsys.readouterr().err
     monkeypatch.setattr(wn, "load_model", lambda *_, **__: pytest.fail("work was done"))
-    for words, other in (
-        (["--windows", "9"], "windows, tokens"),
-        (["--length", "15"], "windows, tokens"),
-        (["--tasks"], "tasks"),
-        (["--limit", "4"], "limit"),
-        (["--source", "hub"], "source"),
-    ):
-        assert main(evaluating(small, "a", *words)) == 2
-        assert f"with something else as {other}." in capsys.readouterr().err
+    words = ["--text", str(small / "more.txt"), "--windows", "9", "--limit", "4", "--tasks", "--source", "hub"]
+    assert main(evaluating(small, "a", *words)) == 2
+    assert "with something else as text, windows, tokens, limit, tasks, source." in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
