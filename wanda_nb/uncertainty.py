@@ -11,7 +11,7 @@ from scipy.stats import binomtest, norm, t
 
 DRAWS = 9999
 SLAB = 2**22  # numbers drawn at once; with what they pick, 64 MiB
-FEWEST_WINDOWS = 8  # neighbouring ones; of fewer, the interval that covers is several times as wide again
+FEWEST_WINDOWS = 8  # neighbouring ones; of 4 to 7, the interval is too wide to say much, or (6) covers too seldom
 
 
 class Interval(NamedTuple):
@@ -80,8 +80,8 @@ def _resampled(values: np.ndarray, length: int, blocks: int, seed: int) -> np.nd
     circle = np.concatenate([values, values[: length - 1]])
     of_block = np.lib.stride_tricks.sliding_window_view(circle, length).mean(axis=-1)  # (n,): by where it starts
     draw, rows = np.random.default_rng(seed), max(1, SLAB // blocks)
-    slabs = (min(rows, DRAWS - start) for start in range(0, DRAWS, rows))
-    return np.concatenate([of_block[draw.integers(len(values), size=(n, blocks))].mean(axis=1) for n in slabs])
+    sizes = (min(rows, DRAWS - start) for start in range(0, DRAWS, rows))
+    return np.concatenate([of_block[draw.integers(len(values), size=(size, blocks))].mean(axis=1) for size in sizes])
 
 
 def perplexity_interval(
