@@ -19,6 +19,22 @@ def test_ria_is_its_definition():
             assert float(score[i, j]) == pytest.approx((w / column + w / row) * float(norm[j]) ** 0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("score", [wn.magnitude_score, wn.wanda_score, wn.ria_score])
+def test_scores_are_float32_whatever_the_weights_are(score):
+    W, norm = torch.randn(5, 8).to(torch.bfloat16), torch.rand(8)
+    expected = score(W.float(), norm)
+    for weights, norms in ((W, norm), (W.double(), norm.double()), (W.float(), norm.double())):
+        result = score(weights, norms)
+        assert result.dtype == torch.float32 and torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("score", [wn.wanda_score, wn.ria_score])
+def test_norms_that_do_not_fit_are_refused(score):
+    for shape in ((4,), (1,), (8, 1), ()):
+        with pytest.raises(ValueError, match="one norm for each of W's 8 input channels"):
+            score(torch.rand(4, 8), torch.rand(shape))
+
+
 def test_ria_survives_empty_rows_and_columns():
     W = torch.randn(4, 6)
     W[1], W[:, 2] = 0, 0

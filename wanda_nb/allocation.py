@@ -27,7 +27,9 @@ def owl_sparsity(
     """
     check_sparsity(sparsity)
     layers = [len(linear_layers(block)) for block in decoder_blocks(model)]
-    scores, shares, sizes = [], [], []
+    scores: list[torch.Tensor] = []
+    shares: list[float] = []
+    sizes: list[int] = []
 
     def watch(W, norm):
         score = wanda_score(W, norm)

@@ -56,7 +56,8 @@ def prune(
     group: ``"output"``, ``"input"``, ``"layer"`` or ``"running-sum"``; by default the one the method was published with
     (Wanda output, magnitude and RIA layer). A pattern or an iterative update brings its own.
     update: ``"one-shot"``: choose the mask, then move the kept weights to make up (OBS); ``"iterative"``: choose it
-    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does.
+    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. All
+    weights of an input channel that is zero throughout the text go first, however few were asked for, as published.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
     device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
     batch_size: windows at a time.
