@@ -91,9 +91,9 @@ def test_it_narrows_as_the_root_of_the_items():
 
 @pytest.mark.parametrize("neighbours", [False, True])
 def test_perplexity_interval_is_that_of_the_mean_loss(neighbours):
-    losses = torch.tensor([2.0, 2.5, 3.0, 3.5, 3.0, 2.5, 2.0, 1.5])
+    losses = torch.linspace(0, 3, 20).exp().roll(7) / 5
     value, low, high = wn.perplexity_interval(losses, 0.9, seed=3, neighbours=neighbours)
-    assert value == pytest.approx(math.exp(2.5))
+    assert value == pytest.approx(math.exp(losses.double().mean()))
     expected = wn.mean_interval(losses, 0.9, seed=3, neighbours=neighbours)
     assert (math.log(low), math.log(high)) == pytest.approx(expected[1:])
     assert low < value < high
@@ -104,8 +104,8 @@ def test_windows_are_neighbours_unless_it_is_said():
     losses = np.repeat(np.random.default_rng(4).normal(3, 1, size=8), 4)  # four in a row are equal
     assert wn.perplexity_interval(losses) == wn.perplexity_interval(losses, neighbours=True)
     zeros, right = np.zeros(32), (losses > 3).astype(float)
-    for b, default in ((losses, True), (right, False)):
-        found = {said: wn.paired_difference(zeros, b, neighbours=said) for said in (None, False, True)}
+    for a, b, default in ((zeros, losses, True), (losses, right, True), (zeros, right, False)):
+        found = {said: wn.paired_difference(a, b, neighbours=said) for said in (None, False, True)}
         assert found[None] == found[default] != found[not default]
         assert found[True].high - found[True].low > 1.5 * (found[False].high - found[False].low)
 
@@ -125,6 +125,13 @@ def test_pairing_takes_out_what_both_find_hard():
     difference = wn.paired_difference(a, b)
     assert difference.low > 0 and difference.value == pytest.approx((b - a).mean())
     assert difference.p is None  # losses are not right or wrong
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_a_difference_has_the_interval_of_the_differences(neighbours):
+    a, b = np.random.default_rng(5).exponential(size=(2, 20))
+    found = wn.paired_difference(a, b, 0.8, seed=3, neighbours=neighbours)
+    assert found[:3] == wn.mean_interval(b - a, 0.8, seed=3, neighbours=neighbours)
 
 
 def test_mcnemar_is_a_fair_coin_over_the_items_that_differ():
