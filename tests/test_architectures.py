@@ -135,10 +135,12 @@ def test_refuses_unmerged_adapters(model, tokens):
         wn.prune(adapted, tokens)
 
 
-def test_refuses_an_encoder_decoder():
+def test_refuses_an_encoder_decoder_and_says_so():
     sizes = dict(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
     model = AutoModelForSeq2SeqLM.from_config(T5Config(**sizes, decoder_start_token_id=0))
-    with pytest.raises(ValueError, match=r"one stack of decoder blocks .* encoder.block \(2 blocks\), decoder.block"):
+    with pytest.raises(
+        ValueError, match=r"one stack of decoder blocks .* encoder.block \(2 blocks\), decoder.block .* cross-attention"
+    ):
         wn.decoder_blocks(model)
 
 

@@ -138,9 +138,11 @@ def decoder_blocks(model: nn.Module) -> list[nn.Module]:
             stacks[name] = module
     if len(stacks) != 1:
         found = ", ".join(f"{name} ({len(stack)} blocks)" for name, stack in stacks.items()) or "none"
+        both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        why = " It is an encoder-decoder: its decoder reads an encoder's output by cross-attention." if both else ""
         raise ValueError(
             f"{type(model).__name__} is not supported: expected one stack of decoder blocks with linear layers, "
-            f"found {found}. Pass the decoder-only language model itself, not an encoder-decoder or a wrapper."
+            f"found {found}.{why} Pass the decoder-only language model itself, not an encoder-decoder or a wrapper."
         )
     return list(next(iter(stacks.values())))
 
