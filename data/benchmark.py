@@ -24,10 +24,10 @@ from experiments.record import code_identity
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import wanda_nb as wn
-from wanda_nb.provenance import provenance
-from wanda_nb.results import gib
-from wanda_nb.shards import write_index, write_shard
-from wanda_nb.skeleton import Skeleton
+from wanda_nb.checkpoint.shards import write_index, write_shard
+from wanda_nb.checkpoint.skeleton import Skeleton
+from wanda_nb.reporting.provenance import provenance
+from wanda_nb.reporting.report import gib
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {

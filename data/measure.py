@@ -20,7 +20,7 @@ from pathlib import Path
 
 from experiments import ablations, figures, intervals, record, recovery, steps, wikitext, zero_shot
 
-from wanda_nb.progress import duration
+from wanda_nb.reporting.progress import duration
 
 RESULTS = Path(__file__).parent / "results"
 EXPERIMENTS = {

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from wanda_nb import runs
+from wanda_nb.checkpoint import runs
 
 INDEX = "model.safetensors.index.json"
 

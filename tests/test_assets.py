@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from wanda_nb import assets
+from wanda_nb.inputs import assets
 
 TEXT = b"one document a line\n" * 1000
 

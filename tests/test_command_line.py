@@ -14,8 +14,9 @@ from tiny import ALPHABET, letters_of, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wanda_nb as wn
-from wanda_nb import kept, training
 from wanda_nb.__main__ import main, parser
+from wanda_nb.recovery import training
+from wanda_nb.reporting import kept
 
 LITTLE = ["--samples", "2", "--length", "32"]
 

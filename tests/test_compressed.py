@@ -110,7 +110,7 @@ def test_nothing_is_left_where_it_cannot_be_written(model, tmp_path, monkeypatch
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("wanda_nb.compressed.save_file", fails)
+    monkeypatch.setattr("wanda_nb.checkpoint.compressed.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         wn.save_compressed(model, tmp_path / "small.safetensors")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

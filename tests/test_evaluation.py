@@ -10,7 +10,7 @@ import torch
 from tiny import ARCHITECTURES, tiny_model
 
 import wanda_nb as wn
-from wanda_nb import evaluation
+from wanda_nb.evaluation import perplexity as evaluation
 
 
 def by_definition(model, tokens):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import wanda_nb as wn
-from wanda_nb.functions import Unidentified, function_identity
 from wanda_nb.methods import METHODS
+from wanda_nb.reporting.functions import Unidentified, function_identity
 
 POWER = 2
 

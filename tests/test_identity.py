@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
-from wanda_nb.identity import identity
+from wanda_nb.reporting.identity import identity
 
 
 def changed(model, change):

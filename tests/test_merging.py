@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import merging
+from wanda_nb.recovery import merge as merging
 
 
 @pytest.fixture

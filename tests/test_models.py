@@ -5,7 +5,8 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import assets, models
+from wanda_nb import blocks as models
+from wanda_nb.inputs import assets
 
 
 @pytest.fixture(scope="module")

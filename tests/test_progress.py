@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wanda_nb import progress
+from wanda_nb.reporting import progress
 
 
 class SlowMachine:

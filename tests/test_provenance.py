@@ -13,9 +13,10 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import assets, provenance
-from wanda_nb.identity import identity
-from wanda_nb.sharing import write_card
+from wanda_nb.inputs import assets
+from wanda_nb.reporting import provenance
+from wanda_nb.reporting.card import write_card
+from wanda_nb.reporting.identity import identity
 
 DATA = Path(__file__).parent.parent / "data"
 sys.path.insert(0, str(DATA))

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb.progress import duration
+from wanda_nb.reporting.progress import duration
 
 
 def masks_of(model):

@@ -13,7 +13,7 @@ from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
 import wanda_nb as wn
-from wanda_nb.ranks import my_share
+from wanda_nb.distributed import my_share
 
 SCRIPT = Path(__file__).parent / "two_ranks.py"
 
@@ -86,7 +86,7 @@ def test_training_on_two_is_training_on_one_with_their_batches_together(folder):
 
 
 def test_fewer_windows_than_processes(monkeypatch):
-    monkeypatch.setattr("wanda_nb.ranks.world", lambda: (0, 3))
+    monkeypatch.setattr("wanda_nb.distributed.world", lambda: (0, 3))
     with pytest.raises(ValueError, match="2 calibration windows for 3 processes"):
         my_share(torch.zeros(2, 4))
 
@@ -95,7 +95,7 @@ def test_shares_are_a_partition(monkeypatch):
     tokens = torch.arange(10).view(5, 2)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr("wanda_nb.ranks.world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr("wanda_nb.distributed.world", lambda rank=rank: (rank, 3))
         mine, mask = my_share(tokens, tokens > 3)
         assert torch.equal(mask, mine > 3)
         parts.append(mine)

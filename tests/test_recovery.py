@@ -15,7 +15,8 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import recovery, training
+from wanda_nb.recovery import recover as recovery
+from wanda_nb.recovery import training
 
 FAST = {"steps": 6, "batch_size": 2, "learning_rate": 1e-2}
 
@@ -92,7 +93,7 @@ import sys, os, signal
 sys.path.insert(0, sys.argv[1])
 import torch, wanda_nb as wn
 from tiny import tiny_model
-from wanda_nb import training
+from wanda_nb.recovery import training
 torch.set_num_threads(1)
 model = tiny_model()
 tokens = torch.randint(3, 96, (24, 12), generator=torch.Generator().manual_seed(5))

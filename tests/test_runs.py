@@ -14,7 +14,7 @@ from folders import Killed, contents, saved, stop_after, tensors
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import runs
+from wanda_nb.checkpoint import runs
 
 
 @pytest.fixture

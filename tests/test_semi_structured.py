@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import semi_structured as ss
+from wanda_nb import hardware as ss
 
 
 def test_refused_clearly_on_a_cpu():

@@ -16,7 +16,8 @@ from tiny import ARCHITECTURES, tiny_model
 from transformers import AutoTokenizer
 
 import wanda_nb as wn
-from wanda_nb import memory, runs, shards, skeleton
+from wanda_nb import hardware as memory
+from wanda_nb.checkpoint import runs, shards, skeleton
 
 
 @pytest.fixture
@@ -158,7 +159,9 @@ def test_it_goes_on_at_the_block_where_it_stopped(blocks, method, source, tokens
     monkeypatch.undo()
     assert not (tmp_path / "out" / INDEX).exists()  # nobody takes it for a model
     pruned, write = [], shards.write_shard
-    monkeypatch.setattr("wanda_nb.ondisk.write_shard", lambda path, t: pruned.append(path.name) or write(path, t))
+    monkeypatch.setattr(
+        "wanda_nb.checkpoint.place.write_shard", lambda path, t: pruned.append(path.name) or write(path, t)
+    )
     report = wn.prune_checkpoint(source, tmp_path / "out", tokens, method)
     assert len(pruned) == 3 - blocks and len(report.layers) == 21
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

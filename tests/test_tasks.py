@@ -15,7 +15,9 @@ import torch
 from lm_eval.api.model import LM
 
 import wanda_nb as wn
-from wanda_nb import assets, evaluation, harness, tasks
+from wanda_nb.evaluation import harness
+from wanda_nb.evaluation import perplexity as evaluation
+from wanda_nb.inputs import assets, tasks
 
 ITEMS = {"boolq": 3270, "rte": 277, "hellaswag": 10042, "winogrande": 1267}
 LIMIT = 60  # items of each task. Of all 18904, three stand twice with different options: there the oracle is torn

@@ -9,7 +9,7 @@ import torch
 from tiny import ALPHABET, letters_of
 
 import wanda_nb as wn
-from wanda_nb.text import begin_with_bos
+from wanda_nb.inputs.text import begin_with_bos
 
 
 class Letters:

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binom, norm, t
 
 import wanda_nb as wn
-from wanda_nb import uncertainty
+from wanda_nb.evaluation import uncertainty
 
 
 def by_hand(values, level=0.95, seed=0, neighbours=False):

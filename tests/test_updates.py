@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 import wanda_nb as wn
 from wanda_nb.methods import Plan, make_plan
-from wanda_nb.sparsegpt import obs_score
+from wanda_nb.updates import obs_score
 
 
 def layer(rows=7, width=24, tokens=400, seed=0):
@@ -80,7 +80,7 @@ def test_blocks_of_columns_change_nothing(width, monkeypatch):
     U, _ = wn.inverse_factor(gram)
     expected = wn.obs_prune(W, U, mask=mask)
     for block in (16, 1000):
-        monkeypatch.setattr("wanda_nb.sparsegpt.BLOCK", block)
+        monkeypatch.setattr("wanda_nb.updates.BLOCK", block)
         torch.testing.assert_close(wn.obs_prune(W, U, mask=mask), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -218,7 +218,7 @@ SLOW = {
 @pytest.mark.parametrize(("how", "choose", "group"), SLOW.values(), ids=SLOW.keys())
 def test_sparsegpt_with_dead_channels_is_the_published_loop(how, choose, group, monkeypatch):
     """Their weights go first, all of them, and the others are pruned and moved as if they had never been there."""
-    monkeypatch.setattr("wanda_nb.sparsegpt.BLOCK", 8)
+    monkeypatch.setattr("wanda_nb.updates.BLOCK", 8)
     monkeypatch.setattr("wanda_nb.methods.BLOCK", 8)
     W, gram = dead_layer()
     expected, gone = slow_sparsegpt(W, gram, choose, 8, group)
@@ -464,7 +464,7 @@ def test_a_layer_is_updated_with_the_factor_of_its_own_inputs():
 
 def test_wanda_with_an_update_weighs_each_column_by_its_own_norm(monkeypatch):
     """Blocks of columns, and the norms that belong to them."""
-    monkeypatch.setattr("wanda_nb.sparsegpt.BLOCK", 8)
+    monkeypatch.setattr("wanda_nb.updates.BLOCK", 8)
     monkeypatch.setattr("wanda_nb.methods.BLOCK", 8)
     W, gram = dead_layer()
     norm = gram.diagonal().sqrt()

@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import pruning, streaming
-from wanda_nb.ranks import world
+from wanda_nb import pruning
+from wanda_nb.checkpoint import streaming
+from wanda_nb.distributed import world
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(1)

@@ -3,22 +3,26 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from .allocation import owl_sparsity
+from .blocks import decoder_blocks, linear_layers, sparsity, weight_matrix
 from .capture import InputGrams, InputNorms
-from .compressed import load_compressed, save_compressed
-from .evaluation import ZeroShot, complete, perplexity, window_losses, zero_shot
-from .hidden_states import first_hidden_states
+from .checkpoint.compressed import load_compressed, save_compressed
+from .checkpoint.save import save_pruned
+from .checkpoint.streaming import estimate_checkpoint, prune_checkpoint
+from .evaluation.continuation import complete
+from .evaluation.perplexity import perplexity, window_losses
+from .evaluation.uncertainty import mean_interval, paired_difference, perplexity_interval
+from .evaluation.zero_shot import ZeroShot, zero_shot
+from .inputs.hidden_states import first_hidden_states
+from .inputs.loading import load_model, model_folder
+from .inputs.text import calibration_tokens, documents, evaluation_tokens, published_windows, training_tokens
 from .masks import nm_mask, prune_mask
-from .merging import merge_lora
-from .models import decoder_blocks, linear_layers, load_model, model_folder, sparsity, weight_matrix
 from .pruning import prune
-from .recovery import Recovery, recover
-from .results import Report, measured, published
+from .recovery.merge import merge_lora
+from .recovery.recover import Recovery, recover
+from .reporting.records import measured, published
+from .reporting.report import Report
 from .scores import magnitude_score, ria_score, wanda_score
-from .sharing import save_pruned
-from .sparsegpt import inverse_factor, obs_prune
-from .streaming import estimate_checkpoint, prune_checkpoint
-from .text import calibration_tokens, documents, evaluation_tokens, published_windows, training_tokens
-from .uncertainty import mean_interval, paired_difference, perplexity_interval
+from .updates import inverse_factor, obs_prune
 
 try:
     __version__ = version("wanda-nb")

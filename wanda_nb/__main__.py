@@ -14,18 +14,20 @@ from transformers import AutoTokenizer
 
 import wanda_nb as wn
 
-from .identity import identity
-from .kept import other_place, same_call
+from .checkpoint.estimate import reading_estimate
+from .checkpoint.runs import digest
+from .checkpoint.skeleton import Skeleton
+from .distributed import from_first_rank, join_processes, world
+from .evaluation.uncertainty import FEWEST_WINDOWS
+from .files import other_place, write_text
+from .hardware import native_dtype
+from .inputs.loading import model_folder
+from .inputs.tasks import PAPER_TASKS
+from .inputs.text import begin_with_bos
 from .methods import METHODS, UPDATES
-from .models import model_folder, native_dtype
-from .provenance import provenance
-from .ranks import from_first_rank, join_processes, world
-from .runs import digest
-from .shards import write_text
-from .skeleton import Skeleton, reading_estimate
-from .tasks import PAPER_TASKS
-from .text import begin_with_bos
-from .uncertainty import FEWEST_WINDOWS
+from .reporting.identity import identity
+from .reporting.kept import same_call
+from .reporting.provenance import provenance
 
 MODEL = (
     "'smollm2-135m' (pinned, needs no hub), a folder with config.json and safetensors, or the id of a model on a hub"

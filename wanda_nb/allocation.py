@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .blocks import decoder_blocks, linear_layers
 from .masks import check_sparsity
-from .models import decoder_blocks, linear_layers
 from .pruning import prune
 from .scores import wanda_score
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .models import linear_layers, weight_matrix
-from .ranks import sum_over_ranks, world
+from .blocks import linear_layers, weight_matrix
+from .distributed import sum_over_ranks, world
 
 
 class Seen(Exception):
@@ -138,22 +138,6 @@ def written(thing) -> int | None:
 
 
 @contextmanager
-def replaced_forward(*pairs):
-    """For a while, let each module of the (module, function) pairs compute the function instead."""
-    before = [(module, module.__dict__.get("forward")) for module, _ in pairs]
-    try:
-        for module, function in pairs:
-            module.forward = function
-        yield
-    finally:
-        for module, forward in before:
-            if forward is not None:
-                module.forward = forward
-            else:
-                module.__dict__.pop("forward", None)
-
-
-@contextmanager
 def value_reads():
     """A list that stays empty while nothing reads a tensor's values, or makes a shape of them.
 
@@ -176,18 +160,3 @@ def value_reads():
 
     with Operations(), Methods():
         yield found
-
-
-def _compiled(module: nn.Module) -> bool:
-    return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in module.modules())
-
-
-def eager(module: nn.Module):
-    """Run what torch.compile compiled as it was written: hooks and idle blocks do not reach into compiled code."""
-    return torch.compiler.set_stance("force_eager") if _compiled(module) else nullcontext()
-
-
-def needs_compiler(block: nn.Module) -> bool:
-    """Whether a block holds what torch refuses to run while its operations are watched."""
-    configs = [getattr(module, "config", None) for module in block.modules()]
-    return _compiled(block) or any(getattr(c, "_attn_implementation", "") == "flex_attention" for c in configs)

@@ -193,3 +193,8 @@ def _check_shares(score: torch.Tensor, total: torch.Tensor) -> None:
             f"group='running-sum': {problem}. A share of a row's sum needs finite scores of 0 or more. Choose "
             "group='output', which only ranks them, or give other scores: their absolute values, say."
         )
+
+
+def is_nm(W: torch.Tensor, n: int, m: int) -> bool:
+    """Whether W (out, in) keeps at most n of every m weights along its input."""
+    return W.shape[1] % m == 0 and bool(((W != 0).reshape(len(W), -1, m).sum(dim=-1) <= n).all())

@@ -11,7 +11,7 @@ import torch
 from .capture import InputGrams, InputNorms
 from .masks import GROUPS, check_group, check_sparsity, nm_mask, parse_pattern, prune_mask
 from .scores import magnitude_score, ria_score, wanda_score
-from .sparsegpt import BLOCK, inverse_factor, obs_prune, obs_score
+from .updates import BLOCK, inverse_factor, obs_prune, obs_score
 
 UPDATES = (None, "one-shot", "iterative")
 

@@ -10,23 +10,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .hidden_states import first_hidden_states, never_called
+from .blocks import check_weights, decoder_blocks, evaluating, is_expert, linear_layers, weight_matrix
+from .distributed import my_share, world
+from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows_at_a_time
+from .inputs.hidden_states import first_hidden_states, never_called
+from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
-from .memory import PeakMemory, allocator, windows_at_a_time
 from .methods import make_plan
-from .models import (
-    check_weights,
-    decoder_blocks,
-    evaluating,
-    is_expert,
-    linear_layers,
-    usable_device,
-    weight_matrix,
-)
-from .progress import Clock, duration, matmul_rate, progress_bar
-from .ranks import my_share, world
-from .results import Report
-from .text import begin_with_bos, check_tokens
+from .reporting.progress import Clock, duration, progress_bar
+from .reporting.report import Report
 
 
 def prune(

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import torch
 
-from wanda_nb import assets
-from wanda_nb.progress import duration
-from wanda_nb.provenance import provenance
-from wanda_nb.shards import write_text
+from wanda_nb.files import write_text
+from wanda_nb.inputs import assets
+from wanda_nb.reporting.progress import duration
+from wanda_nb.reporting.provenance import provenance
 
 PASSING = {"date", "commit"}  # what may differ between rows that were measured alike
 

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..uncertainty import mean_interval
+from ..evaluation.uncertainty import mean_interval
 from .core import call, done, judge, tensor
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..sparsegpt import inverse_factor, obs_prune
+from ..updates import inverse_factor, obs_prune
 from .core import done, judge
 
 

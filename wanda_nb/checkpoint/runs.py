@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from .functions import Unidentified, function_identity
-from .ranks import from_first_rank, world
-from .results import Report, gib
-from .shards import INDEX, RECORD, copy_others, write_index, write_text
-from .sharing import write_card
+from ..distributed import from_first_rank, world
+from ..files import write_text
+from ..reporting.card import write_card
+from ..reporting.functions import Unidentified, function_identity
+from ..reporting.report import Report, gib
+from .shards import INDEX, RECORD, copy_others, write_index
 
 LOCK = "run.lock.tmp"  # as what a killed run left: it makes no folder less empty
 ROW = {"block", "name", "shape", "asked", "reached", "select s"}

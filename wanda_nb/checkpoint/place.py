@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from .methods import Plan
-from .models import linear_layers
-from .progress import Clock
-from .ranks import world
+from ..blocks import linear_layers
+from ..distributed import world
+from ..methods import Plan
+from ..reporting.progress import Clock
 from .runs import Run
 from .shards import FLOATS, check_finite, read_shard, write_shard
 from .skeleton import Skeleton

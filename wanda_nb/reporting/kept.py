@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .shards import write_text
+from ..files import write_text
 
 
 class Kept:
@@ -94,21 +94,3 @@ def same_call(path: Path, asked: dict, alone: bool = False) -> dict | None:
             "on with it, or choose another place."
         )
     return record
-
-
-def other_place(destination: Path, source: Path) -> Path:
-    """The destination. Raises ValueError where it is the source, lies in it, or holds it, by whatever path."""
-    place, origin = destination.resolve(), source.resolve()
-    if place == origin or place in origin.parents or origin in place.parents:
-        raise ValueError(f"{destination} and the source {source} overlap: choose another destination.")
-    return destination
-
-
-def sync_folder(folder: Path) -> None:
-    """Have all files of a folder, and their names, on the disk."""
-    for path in [*folder.iterdir(), folder, folder.parent] if os.name == "posix" else folder.iterdir():
-        handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

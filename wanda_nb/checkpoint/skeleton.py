@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import torch
@@ -12,36 +11,16 @@ from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .memory import activation_bytes
-from .models import decoder_blocks, linear_layers, weight_matrix
-from .progress import duration, matmul_rate
-from .pruning import two_passes
-from .results import gib
+from ..blocks import decoder_blocks, linear_layers, weight_matrix
+from ..hardware import activation_bytes, matmul_rate
+from ..pruning import two_passes
+from .estimate import Estimate
 from .shards import FLOATS, INDEX, SINGLE, Shards, check_finite
 
 EXPECTED_ALL = (
     ": expected all tensors of the model in config.json. Is the download complete? If its names are of an older "
     "fashion, load the model once and model.save_pretrained(folder)."
 )
-
-
-class Estimate(NamedTuple):
-    """What a run over a checkpoint will take."""
-
-    #: Bytes of memory at its peak, this process as it is included; of which hidden states.
-    memory: int
-    hidden: int
-    #: Bytes of new files.
-    disk: int
-    #: Floating-point operations of the linear layers in two passes, and seconds at this machine's measured rate.
-    flops: float
-    seconds: float
-
-    def __str__(self) -> str:
-        return (
-            f"memory {gib(self.memory)} (hidden states {gib(self.hidden)}) · new files {gib(self.disk)} · "
-            f"{self.flops:.1e} floating-point operations, at least {duration(self.seconds)} here"
-        )
 
 
 class Skeleton:
@@ -163,14 +142,3 @@ class Skeleton:
         memory = psutil.Process().memory_info().rss + max(running, starting)
         seconds = flops / matmul_rate(device, self.dtype) if flops else 0.0
         return Estimate(memory, hidden, self.shards.size(), flops, seconds)
-
-
-def reading_estimate(folder: Path, tokens: torch.Tensor, device, dtype: torch.dtype, passes: int, weights: int) -> str:
-    """Memory and time of reading tokens so many times with so many copies of the weights."""
-    numbers = sum(torch.Size(shape).numel() for shape in Skeleton(folder).shards.shapes.values())
-    flops = 2.0 * numbers * tokens.numel() * passes
-    floor = duration(flops / matmul_rate(device, dtype))
-    return (
-        f"weights {gib(weights * numbers * dtype.itemsize)} of memory and activations on top · "
-        f"{tokens.numel():,} tokens, {flops:.1e} floating-point operations, at least {floor} here"
-    )

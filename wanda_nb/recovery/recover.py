@@ -1,4 +1,4 @@
-"""What a little training wins back: LoRA, fine-tuning under the mask, and a merge that keeps the zeros."""
+"""What a little training wins back: LoRA, or all kept weights under the mask."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from .identity import identity
-from .models import decoder_blocks, linear_layers
-from .ranks import world
-from .runs import digest
-from .shards import write_text
-from .text import check_tokens
+from ..blocks import decoder_blocks, linear_layers
+from ..checkpoint.runs import digest
+from ..distributed import world
+from ..files import write_text
+from ..inputs.text import check_tokens
+from ..reporting.identity import identity
 from .training import KeepZeros, Track, check_checkpoint, train, trainer
 
 

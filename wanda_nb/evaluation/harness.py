@@ -9,8 +9,8 @@ import string
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from .kept import Kept
-from .progress import progress_bar
+from ..reporting.kept import Kept
+from ..reporting.progress import progress_bar
 
 
 def make_harness(model, tokenizer, batch_size: int):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from .models import usable_device
+from .hardware import usable_device
 
 
 def world() -> tuple[int, int]:

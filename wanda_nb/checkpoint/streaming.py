@@ -8,19 +8,19 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .hidden_states import first_hidden_states
-from .memory import PeakMemory, allocator, windows_at_a_time
-from .methods import Plan, make_plan
-from .models import usable_device
-from .ondisk import OnDisk
-from .progress import Clock, duration, progress_bar
-from .provenance import provenance
-from .pruning import block_loop, check_widths
-from .ranks import my_share, world
-from .results import Report, gib
+from ..distributed import my_share, world
+from ..hardware import PeakMemory, allocator, usable_device, windows_at_a_time
+from ..inputs.hidden_states import first_hidden_states
+from ..inputs.text import begin_with_bos, check_tokens
+from ..methods import Plan, make_plan
+from ..pruning import block_loop, check_widths
+from ..reporting.progress import Clock, duration, progress_bar
+from ..reporting.provenance import provenance
+from ..reporting.report import Report, gib
+from .estimate import Estimate
+from .place import OnDisk
 from .runs import Run, digest, identity, in_use
-from .skeleton import Estimate, Skeleton
-from .text import begin_with_bos, check_tokens
+from .skeleton import Skeleton
 
 
 def prune_checkpoint(

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from .progress import progress_bar
+from ..reporting.progress import progress_bar
 
 
 class Wheel(NamedTuple):

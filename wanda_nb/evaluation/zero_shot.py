@@ -1,110 +1,16 @@
-"""How good the model is: perplexity, zero-shot tasks, and text to read side by side."""
+"""Accuracy on zero-shot tasks, item by item."""
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-import torch.nn.functional as F
 
-from .capture import replaced_forward
+from ..blocks import evaluating
+from ..inputs.tasks import PAPER_TASKS, load_tasks, quiet
+from ..reporting.identity import identity
 from .harness import make_harness, remembering, tokenizer_identity
-from .identity import identity
-from .kept import Kept
-from .models import evaluating
-from .progress import progress_bar
-from .runs import digest
-from .tasks import PAPER_TASKS, load_tasks, quiet
-from .text import check_tokens
 from .uncertainty import paired_difference
-
-LOGITS_AT_ONCE = 2**24  # numbers; 64 MiB in float32, whatever the vocabulary
-
-
-def perplexity(model, tokens: torch.Tensor, batch_size: int | None = None) -> float:
-    """exp of the mean negative log-likelihood per predicted token: tokens LongTensor (windows, length) -> float.
-
-    Each window is read by itself and its first token, which has no context, is not predicted, as in the published
-    protocol. batch_size: windows at a time. Raises ValueError for windows of fewer than two tokens.
-    Introduced in notebook 00, "Perplexity"; traps and intervals in notebook 06.
-    """
-    return math.exp(window_losses(model, tokens, batch_size).double().mean())
-
-
-@torch.no_grad()
-def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, kept=None) -> torch.Tensor:
-    """Mean negative log-likelihood of each window, in nats a token: (windows, length) -> (windows,) float32.
-
-    The loss is taken in float32 from logits computed a slice of positions at a time, so that memory does not grow
-    with batch × length × vocabulary. kept: a file for the losses as they come; killed, the same call goes on from it,
-    and a power cut costs one batch. Raises ValueError for windows of fewer than two tokens, and for a file that holds
-    anything but losses of this model on these windows, which is left as it is.
-    Introduced in notebook 03, "Does the model notice?"; what its numbers are good for, in notebook 06.
-    """
-    check_tokens(model, tokens)
-    if tokens.shape[1] < 2:
-        raise ValueError(f"tokens {tuple(tokens.shape)}: a window needs two tokens, for the second to be predicted.")
-    batch_size = batch_size or max(1, 1024 // tokens.shape[1])
-    device = model.get_input_embeddings().weight.device
-    file = None if kept is None else _kept_losses(kept, model, tokens, batch_size)
-    losses = [] if file is None else list(file.values)
-    bar = progress_bar(total=len(tokens), initial=len(losses), desc="perplexity", unit="window")
-    with evaluating(model), bar, file or nullcontext():
-        for start in range(len(losses), len(tokens), batch_size):
-            batch = tokens[start : start + batch_size]
-            found = _losses(model, batch.to(device)).tolist()
-            losses += found
-            bar.update(len(batch))
-            if file is not None:
-                file.add(found)
-                file.sync()
-    return torch.tensor(losses, dtype=torch.float32)
-
-
-def _losses(model, batch: torch.Tensor) -> torch.Tensor:
-    base = model.get_base_model().base_model if hasattr(model, "get_base_model") else model.base_model
-    read = base(input_ids=batch, use_cache=False)
-    windows, length = batch.shape
-    step = max(1, LOGITS_AT_ONCE // (windows * model.config.get_text_config().vocab_size))
-    total = torch.zeros(windows, device=batch.device)
-    # The model's own tail (head, scaling, soft-capping) runs on slices of what its base has read once.
-    with replaced_forward((base, lambda *args, **kwargs: read)):
-        for positions in torch.arange(length - 1, device=batch.device).split(step):
-            logits = model(input_ids=batch, use_cache=False, logits_to_keep=positions).logits
-            targets = batch[:, positions + 1]
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-            total += loss.view(targets.shape).sum(dim=1)
-    return total / (length - 1)
-
-
-def _kept_losses(path, model, tokens: torch.Tensor, batch_size: int) -> Kept:
-    """The losses in a file, by whole batches."""
-
-    def loss(value) -> float:
-        if type(value) is not float or not math.isfinite(value):
-            raise ValueError
-        return value
-
-    file = Kept(path, {"kept": "losses", "model": identity(model), "text": digest(tokens, None)}, loss)
-    if (found := len(file.values)) > len(tokens):
-        raise ValueError(f"{file.path} holds {found} losses, for {len(tokens)} windows: is it damaged? Remove it.")
-    if found < len(tokens):
-        del file.values[found // batch_size * batch_size :]
-    return file
-
-
-@torch.no_grad()
-def complete(model, tokenizer, prompt: str, new_tokens: int = 40) -> str:
-    """The model's greedy continuation of a prompt, without the prompt.
-
-    Introduced in notebook 00, "Read what it writes".
-    """
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 @dataclass

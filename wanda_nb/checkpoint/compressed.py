@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .shards import settle
+from ..files import settle
 
 FORMAT = "wanda_nb bitmask 1"
 BITS, SHAPE, VALUES = ":bitmask", ":shape", ":values"
@@ -149,3 +149,24 @@ def _unpacked(file, name: str, own: torch.Tensor, path) -> torch.Tensor:
     full = torch.zeros(own.shape, dtype=whole)
     full[kept] = tensor.view(whole)
     return full.view(tensor.dtype)
+
+
+def compressed_bytes(numel: int, dtype: torch.dtype, kind: str, sparsity: float = 0.5) -> int:
+    """What a matrix of so many weights takes, in bytes.
+
+    kind: ``"dense"``; ``"2:4"``, as the hardware stores it (half the values, and 2 bits to place each of them);
+    ``"bitmask"`` (the values kept, and one bit for every weight); ``"csr"`` (the values kept, and a 32-bit column
+    each).
+    Raises ValueError for another kind. Introduced in notebook 04, "What it saves".
+    """
+    size = torch.empty((), dtype=dtype).element_size()
+    kept = numel - int(numel * sparsity)
+    sizes = {
+        "dense": numel * size,
+        "2:4": numel // 2 * size + numel // 2 // 4,
+        "bitmask": kept * size + numel // 8,
+        "csr": kept * (size + 4),
+    }
+    if kind not in sizes:
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(sizes)}.")
+    return sizes[kind]

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from transformers import Cache
 
-from .capture import InputNorms, Seen, eager, needs_compiler, replaced_forward, value_reads, written
-from .models import decoder_blocks, is_expert, linear_layers
+from ..blocks import decoder_blocks, eager, is_expert, linear_layers, needs_compiler, replaced_forward
+from ..capture import InputNorms, Seen, value_reads, written
 
 PLAIN = (bool, int, float, str, type(None))
 

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..files import settle, sync, write_text
+
 RECORD = "run.json"  # of a run that wrote the folder, see runs.py
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".tmp"}
@@ -143,13 +145,6 @@ def write_shard(path: Path, tensors: dict[str, torch.Tensor]) -> int:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all."""
-    beside = path.with_suffix(path.suffix + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    settle(beside, path)
-
-
 def write_index(folder: Path, shards: dict[str, list[str]], total: int) -> None:
     """The index, which makes a checkpoint of the shards. shards: {file name: names of its tensors}."""
     where = {name: file for file, names in shards.items() for name in names}
@@ -161,23 +156,3 @@ def copy_others(shards: Shards, folder: Path) -> None:
     for path in shards.others():
         shutil.copyfile(path, folder / path.name)
         sync(folder / path.name)
-
-
-def settle(beside: Path, path: Path) -> int:
-    """Have a finished file's bytes on the disk, then give it its name, and have that on the disk; returns its size."""
-    sync(beside)
-    os.replace(beside, path)
-    sync(path.parent)
-    return path.stat().st_size
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk, where a power cut does no harm."""
-    folder = path.is_dir()
-    if folder and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

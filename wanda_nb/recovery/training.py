@@ -11,10 +11,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from .evaluation import perplexity
-from .kept import sync_folder
-from .models import decoder_blocks, linear_layers
-from .progress import progress_bar
+from ..blocks import decoder_blocks, linear_layers
+from ..evaluation.perplexity import perplexity
+from ..files import sync_folder
+from ..reporting.progress import progress_bar
 
 STATE = "trainer_state.json"
 

@@ -1,0 +1,49 @@
+"""Save a pruned model in the standard layout, with its card."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ..blocks import check_weights, decoder_blocks, sparsity
+from ..files import sync
+from ..reporting.card import write_card
+from ..reporting.provenance import provenance
+from ..reporting.report import Report
+
+
+def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict | None = None, **measured) -> Path:
+    """Save a pruned model where ``AutoModelForCausalLM.from_pretrained(folder)`` finds it, with its model card.
+
+    report: what ``prune`` returned. calibration: source, samples, length, seed and whatever else tells which tokens.
+    measured: what was measured, such as ``perplexity=32.4``. All goes into the card (README.md) and into pruning.json.
+    The folder is there whole or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
+    zeros than the report says, as after a dense merge; FileExistsError if the folder is not empty.
+    Introduced in notebook 06, "Save and share".
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty: choose another folder, or clear it.")
+    check_weights(model, decoder_blocks(model))
+    zeros = sparsity(model)
+    if zeros < report.reached - 1e-6:
+        raise ValueError(
+            f"{zeros:.2%} of the weights are zero, but the report says {report.reached:.2%}: something filled zeros "
+            "since, such as a dense merge of LoRA. Merge with merge_lora(model, keep_zeros=True), or train masked."
+        )
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        half = Path(scratch, target.name)
+        half.mkdir()
+        model.save_pretrained(half)
+        tokenizer.save_pretrained(half)
+        write_card(half, report, zeros, provenance(model), calibration, measured)
+        for path in (*half.rglob("*"), half):
+            sync(path)
+        if folder.exists():
+            target.rmdir()  # empty, or this is refused
+        os.replace(half, target)
+    sync(target.parent)
+    return folder

@@ -1,0 +1,1 @@
+"""What goes in: pinned files, models, text and tasks."""

@@ -1,0 +1,1 @@
+"""What a little training wins back."""

@@ -1,0 +1,35 @@
+"""Records of what we measured, and tables of what was published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+
+def measured(name: str) -> dict:
+    """A record in data/results, with all that is needed to measure it again.
+
+    Raises FileNotFoundError for a name that is not there. Introduced in notebook 03, "A 7B model in little memory".
+    """
+    return json.loads(_recorded(f"results/{name}.json").read_text(encoding="utf-8"))
+
+
+def published(name: str) -> pd.DataFrame:
+    """A table in data/paper of numbers that others published; each row names its source and how sure we are of it.
+
+    grade: A, the authors' own words or repository; B, another research repository; C, secondary notes. What is not
+    known is missing. Raises FileNotFoundError for a name that is not there.
+    Introduced in notebook 09, "What was published".
+    """
+    counts = {"context": "Int64", "samples": "Int64"}
+    return pd.read_csv(_recorded(f"paper/{name}.csv"), dtype=counts)
+
+
+def _recorded(path: str) -> Path:
+    """A file of the repository's data folder, which a built package carries inside."""
+    for folder in (Path(__file__).parents[1] / "data", Path(__file__).parent / "data"):
+        if (folder / path).is_file():
+            return folder / path
+    raise FileNotFoundError(f"There is no data/{path}: expected one of the files that data/README.md names.")
