@@ -160,7 +160,7 @@ def test_it_goes_on_at_the_block_where_it_stopped(blocks, method, source, tokens
     assert not (tmp_path / "out" / INDEX).exists()  # nobody takes it for a model
     pruned, write = [], shards.write_shard
     monkeypatch.setattr(
-        "wanda_nb.checkpoint.place.write_shard", lambda path, t: pruned.append(path.name) or write(path, t)
+        "wanda_nb.checkpoint.on_disk.write_shard", lambda path, t: pruned.append(path.name) or write(path, t)
     )
     report = wn.prune_checkpoint(source, tmp_path / "out", tokens, method)
     assert len(pruned) == 3 - blocks and len(report.layers) == 21

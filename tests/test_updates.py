@@ -9,7 +9,7 @@ from oracle import stable_sort
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb.methods import Plan, make_plan
+from wanda_nb.methods import Factors, Plan, make_plan
 from wanda_nb.updates import obs_score
 
 
@@ -224,8 +224,7 @@ def test_sparsegpt_with_dead_channels_is_the_published_loop(how, choose, group, 
     expected, gone = slow_sparsegpt(W, gram, choose, 8, group)
     asked = {"method": "sparsegpt", "sparsity": None, "pattern": None, "group": None, "update": None, **how}
     updated = W.clone()
-    _, extra = make_plan(**asked, blocks=1).pruner(0)(updated, gram)
-    assert extra == {"damping": 0.01}
+    assert make_plan(1, **asked).prune_layer(updated, gram, 0, Factors()) == (None, {"damping": 0.01})
     assert torch.equal(updated == 0, expected == 0) and torch.equal(updated == 0, gone | (gram.diagonal() == 0))
     torch.testing.assert_close(updated.double(), expected, rtol=1e-3, atol=1e-4)
 
@@ -395,8 +394,7 @@ def test_what_makes_no_sense_is_refused(model, tokens, how, message):
 
 
 def plan(method="wanda", **how):
-    asked = {"sparsity": None, "pattern": None, "group": None, "update": None, **how}
-    return make_plan(method, **asked, blocks=3)
+    return make_plan(3, method, **how)
 
 
 def test_plans_are_what_each_method_was_published_with():
@@ -435,7 +433,7 @@ def test_a_score_of_your_own_is_a_plan():
     assert plan(nameless)[:2] == ("your score", nameless)
     for answer, given in ((torch.ones(3), r"\(3,\)"), (0.5, "float")):
         with pytest.raises(ValueError, match=f"<lambda> gave {given} for a layer of \\(4, 8\\): expected one score"):
-            plan(lambda W, norm, answer=answer: answer).pruner(0)(torch.ones(4, 8), torch.ones(8))
+            plan(lambda W, norm, answer=answer: answer).prune_layer(torch.ones(4, 8), torch.ones(8), 0, Factors())
 
 
 def test_each_block_is_pruned_to_its_own_sparsity():
@@ -443,8 +441,10 @@ def test_each_block_is_pruned_to_its_own_sparsity():
     pruned = plan("magnitude", sparsity=(0.25, 0.5, 0.75))
     for block, (sparsity, zeros) in enumerate(((0.25, 4), (0.5, 8), (0.75, 12))):
         weights = W.clone()
-        assert pruned.pruner(block)(weights, None) == (sparsity, {})
-        assert torch.equal(weights, W.masked_fill(wn.prune_mask(W, sparsity, "layer"), 0))
+        mask, extra = pruned.prune_layer(weights, None, block, Factors())
+        assert pruned.sparsity_of(block) == sparsity and extra == {}
+        assert torch.equal(mask, wn.prune_mask(W, sparsity, "layer"))
+        assert torch.equal(weights, W.masked_fill(mask, 0))
         assert int((weights == 0).sum()) == zeros
 
 
@@ -452,13 +452,14 @@ def test_a_layer_is_updated_with_the_factor_of_its_own_inputs():
     """One factor serves neighbours that read the same; a layer that reads something else has its own."""
     W, _, gram = layer()
     other = layer(seed=1)[2]
-    pruner = plan("sparsegpt").pruner(0)
+    sparsegpt, factors = plan("sparsegpt"), Factors()
     for statistic in (gram, gram.clone(), other, gram):
         ours, alone = W.clone(), W.clone()
-        assert pruner(ours, statistic) == plan("sparsegpt").pruner(0)(alone, statistic) == (0.5, {"damping": 0.01})
+        for W_, kept in ((ours, factors), (alone, Factors())):
+            assert sparsegpt.prune_layer(W_, statistic, 0, kept) == (None, {"damping": 0.01})
         assert torch.equal(ours, alone)
     changed = W.clone()
-    plan("sparsegpt").pruner(0)(changed, other)
+    sparsegpt.prune_layer(changed, other, 0, Factors())
     assert not torch.equal(changed, alone)
 
 
@@ -474,6 +475,6 @@ def test_wanda_with_an_update_weighs_each_column_by_its_own_norm(monkeypatch):
         return stable_sort(score, score.shape[1] // 2).reshape(w.shape)
 
     expected, _ = slow_sparsegpt(W, gram, choose, 8, 8)
-    plan(update="iterative").pruner(0)(W, gram)
+    plan(update="iterative").prune_layer(W, gram, 0, Factors())
     assert torch.equal(W == 0, expected == 0)
     torch.testing.assert_close(W.double(), expected, rtol=1e-3, atol=1e-4)

@@ -12,9 +12,10 @@ from .evaluation.continuation import complete
 from .evaluation.perplexity import perplexity, window_losses
 from .evaluation.uncertainty import mean_interval, paired_difference, perplexity_interval
 from .evaluation.zero_shot import ZeroShot, zero_shot
+from .inputs.documents import documents
 from .inputs.hidden_states import first_hidden_states
 from .inputs.loading import load_model, model_folder
-from .inputs.text import calibration_tokens, documents, evaluation_tokens, published_windows, training_tokens
+from .inputs.text import calibration_tokens, evaluation_tokens, published_windows, training_tokens
 from .masks import nm_mask, prune_mask
 from .pruning import prune
 from .recovery.merge import merge_lora

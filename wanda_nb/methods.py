@@ -46,49 +46,54 @@ class Plan(NamedTuple):
     #: What the capture sums up over a layer's inputs: InputNorms, InputGrams, or None for nothing.
     statistic: type | None
 
-    def pruner(self, block: int) -> Callable:
-        """A function (W, statistic) -> (sparsity asked, columns for the report, mask) that prunes W (out, in) in place.
+    def prune_layer(
+        self, W: torch.Tensor, statistic: torch.Tensor | None, block: int, factors: Factors
+    ) -> tuple[torch.Tensor | None, dict]:
+        """Prune W (out, in), a layer of block number ``block``, in place.
 
-        The mask (out, in) is True where a weight went; None after an update, which gives every weight a new value.
+        statistic: norm (in,) or XᵀX (in, in) of its inputs, as the method reads them, else None. Returns the mask
+        (out, in), True where a weight went, or None after an update, which gives every weight a new value; and what
+        the report says of it besides.
         """
-        sparsity = self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
-        factors = _Factors()
+        if self.update is None:
+            mask = self.select(self.scored(W, statistic), block)
+            W.masked_fill_(mask, 0)
+            return mask, {}
+        factor, damping = factors(statistic)
+        W.copy_(self.updated(W, statistic, factor, block))
+        return None, {"damping": damping}
 
-        def select(score: torch.Tensor) -> torch.Tensor:
-            return nm_mask(score, *self.nm) if self.nm else prune_mask(score, sparsity, self.group)
+    def sparsity_of(self, block: int) -> float:
+        """The fraction of weights that goes in a block."""
+        return self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
 
-        def prune_layer(W: torch.Tensor, statistic: torch.Tensor | None) -> tuple[float, dict, torch.Tensor | None]:
-            if self.update is None:
-                mask = select(self._score(W, statistic))
-                W.masked_fill_(mask, 0)
-                return sparsity, {}, mask
-            factor, damping = factors(statistic)
-            W.copy_(self._updated(W, statistic, factor, select))
-            return sparsity, {"damping": damping}, None
+    def select(self, score: torch.Tensor, block: int) -> torch.Tensor:
+        """score (out, in) -> mask (out, in), True where a weight goes."""
+        return nm_mask(score, *self.nm) if self.nm else prune_mask(score, self.sparsity_of(block), self.group)
 
-        return prune_layer
-
-    def _score(self, W, norm) -> torch.Tensor:
+    def scored(self, W, norm) -> torch.Tensor:
+        """The method's scores (out, in). Raises ValueError where a score of your own gives something else."""
         score = self.score(W, norm)
         if not isinstance(score, torch.Tensor) or score.shape != W.shape:
             given = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
             raise ValueError(f"{self.name} gave {given} for a layer of {tuple(W.shape)}: expected one score a weight.")
         return score
 
-    def _updated(self, W, gram, factor, select) -> torch.Tensor:
+    def updated(self, W, gram, factor, block: int) -> torch.Tensor:
+        """What W (out, in) becomes: pruned, and its kept weights moved to make up for the removed ones."""
         norm = gram.diagonal().sqrt()
         W = W.masked_fill(norm == 0, 0)  # dead channels go first, all of them, as published: nothing rests on them
 
         def choose(w, d, columns):
-            return select(self._score(w, norm[columns]) if self.score else obs_score(w.float(), d))
+            return self.select(self.scored(w, norm[columns]) if self.score else obs_score(w.float(), d), block)
 
         if self.update == "one-shot":
             return obs_prune(W, factor, mask=choose(W, factor.diagonal(), slice(None)))
         return obs_prune(W, factor, choose=choose, step=self.nm[1] if self.nm else BLOCK)
 
 
-class _Factors:
-    """inverse_factor, once for neighbouring layers that read the same input."""
+class Factors:
+    """inverse_factor, computed once for neighbouring layers that read the same input."""
 
     def __init__(self):
         self.gram, self.answer = None, None
@@ -99,16 +104,12 @@ class _Factors:
         return self.answer
 
 
-def make_plan(method, sparsity, pattern, group, update, blocks: int) -> Plan:
-    """The arguments of prune, checked. Raises ValueError: what was wrong, what was expected, what to do."""
-    if callable(method):
-        name, method = getattr(method, "__name__", "your score"), Method(method)
-    elif method in METHODS:
-        name, method = method, METHODS[method]
-    else:
-        raise ValueError(
-            f"method={method!r}: expected one of {', '.join(METHODS)}, or a function score(W, norm) -> (out, in)."
-        )
+def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group=None, update=None) -> Plan:
+    """What to do to each layer of a model of so many blocks, by the arguments of ``prune``, which documents them.
+
+    Raises ValueError where they make no sense: what was wrong, what was expected, what to do.
+    """
+    name, method = _method(method)
     if update not in UPDATES:
         raise ValueError(f"update={update!r}: expected None, 'one-shot' or 'iterative'.")
     update = update or method.update
@@ -124,6 +125,21 @@ def make_plan(method, sparsity, pattern, group, update, blocks: int) -> Plan:
         sparsity = _checked(sparsity, blocks)
         group = group or ("layer" if update == "iterative" else method.group)
         return Plan(name, method.score, sparsity, None, group, update, statistic)
+    n, m = _checked_pattern(pattern, name, method, sparsity, group)
+    return Plan(name, method.score, 1 - n / m, (n, m), f"{m} neighbours", update, statistic)
+
+
+def _method(method) -> tuple[str, Method]:
+    if callable(method):
+        return getattr(method, "__name__", "your score"), Method(method)
+    if method in METHODS:
+        return method, METHODS[method]
+    raise ValueError(
+        f"method={method!r}: expected one of {', '.join(METHODS)}, or a function score(W, norm) -> (out, in)."
+    )
+
+
+def _checked_pattern(pattern, name: str, method: Method, sparsity, group) -> tuple[int, int]:
     n, m = parse_pattern(pattern)
     if sparsity is not None and (not isinstance(sparsity, Real) or abs(float(sparsity) - (1 - n / m)) > 1e-9):
         raise ValueError(
@@ -137,7 +153,7 @@ def make_plan(method, sparsity, pattern, group, update, blocks: int) -> Plan:
         )
     if method.group == "running-sum":
         raise ValueError(f"{name} with pattern={pattern!r}: a running sum has no fixed count to keep. Use wanda.")
-    return Plan(name, method.score, 1 - n / m, (n, m), f"{m} neighbours", update, statistic)
+    return n, m
 
 
 def _checked(sparsity, blocks: int) -> float | tuple[float, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import pandas as pd
 import torch
@@ -16,7 +17,7 @@ from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows
 from .inputs.hidden_states import first_hidden_states, never_called
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
-from .methods import make_plan
+from .methods import Factors, make_plan
 from .reporting.progress import Clock, duration, progress_bar
 from .reporting.report import Report
 
@@ -60,7 +61,7 @@ def prune(
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
     blocks = decoder_blocks(model)
-    plan = make_plan(method, sparsity, pattern, group, update, len(blocks))
+    plan = make_plan(len(blocks), method, sparsity, pattern=pattern, group=group, update=update)
     check_weights(model, blocks)
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
@@ -102,46 +103,56 @@ def two_passes(blocks, tokens: torch.Tensor) -> float:
     return 2.0 * tokens.numel() * (2 * sum(sizes) - sizes[-1])
 
 
-def block_loop(blocks, states, plan, place, clock, bar) -> list[dict]:
+class Place(Protocol):
+    """Where the block loop takes blocks from, and where they go when they are pruned."""
+
+    def finished(self, index: int) -> list[dict] | None:
+        """The rows for the report of a block that an earlier run pruned; None for one that is still to be pruned."""
+
+    def visit(self, index: int) -> AbstractContextManager[torch.device]:
+        """Have the weights of a block at hand while the context is open; gives the device to compute on."""
+
+    def keep(self, index: int, rows: list[dict], masks: dict[str, torch.Tensor | None]) -> None:
+        """Called while the block is visited and pruned. masks: of each layer, None after an update."""
+
+
+def block_loop(blocks, states, plan, place: Place, clock, bar) -> list[dict]:
     """Capture, select, propagate: the one loop over the blocks, for every method, place and number of processes.
 
-    states: HiddenStates of this process's windows; None for a method that reads no inputs. place: where blocks come
-    from and go to. It has ``finished(index)``, the rows of a block that an earlier run pruned (or None);
-    ``visit(index)``, a context that has the block's weights at hand and yields the device to compute on;
-    ``masked(index, name, mask)``, called for each layer whose weights went by a mask and else stayed as they were;
-    ``keep(index, rows)``, called when the block is pruned. Returns a row for each layer, for the report.
+    states: HiddenStates of this process's windows; None for a method that reads no inputs. Returns a row for each
+    layer, for the report.
     """
     rows = []
     for index, block in enumerate(blocks):
         found = place.finished(index)
         propagates = states is not None and block is not blocks[-1]  # nobody reads what leaves the last block
         if found is None or propagates:
-            with place.visit(index) as where:
+            with place.visit(index) as device:
                 if found is None:
-                    found = _prune_block(index, block, states, plan, place, where, clock)
-                    place.keep(index, found)
+                    found, masks = _prune_block(index, block, states, plan, device, clock)
+                    place.keep(index, found, masks)
                 if propagates:
                     with clock("propagate"):
-                        states.advance(index, block, where)
+                        states.advance(index, block, device)
         rows += found
         bar.update()
     return rows
 
 
-def _prune_block(index, block, states, plan, place, where, clock) -> list[dict]:
-    rows, seen = [], {}
+def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict], dict[str, torch.Tensor | None]]:
+    rows, masks, statistics, factors = [], {}, {}, Factors()
     if states is not None:
         with clock("capture"):
-            seen = _capture(states, index, block, where, plan.statistic)
+            statistics = _capture(states, index, block, device, plan.statistic)
     with clock("select"):
-        prune_layer = plan.pruner(index)
         for name, layer in linear_layers(block).items():
             start = time.perf_counter()
-            asked, extra, mask = prune_layer(weight_matrix(layer), seen.get(name))
-            if mask is not None:
-                place.masked(index, name, mask)
-            rows.append(_row(index, name, layer, asked, extra, time.perf_counter() - start))
-    return rows
+            W = weight_matrix(layer)
+            masks[name], extra = plan.prune_layer(W, statistics.get(name), index, factors)
+            reached = 1 - int(torch.count_nonzero(W)) / W.numel()
+            row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": plan.sparsity_of(index)}
+            rows.append({**row, "reached": reached, **extra, "select s": time.perf_counter() - start})
+    return rows, masks
 
 
 class _InMemory:
@@ -164,23 +175,13 @@ class _InMemory:
         finally:
             block.to(home)
 
-    def masked(self, index: int, name: str, mask: torch.Tensor) -> None:
+    def keep(self, index: int, rows: list[dict], masks: dict) -> None:
         pass  # pruned in place
 
-    def keep(self, index: int, rows: list[dict]) -> None:
-        pass
 
-
-def _row(index, name, layer, asked, extra, seconds) -> dict:
-    W = weight_matrix(layer)
-    reached = 1 - int(torch.count_nonzero(W)) / W.numel()
-    row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": asked, "reached": reached}
-    return {**row, **extra, "select s": seconds}
-
-
-def _capture(states, index, block, where, statistic):
+def _capture(states, index, block, device, statistic):
     with statistic(block) as seen:
-        states.capture(index, block, where, seen)
+        states.capture(index, block, device, seen)
     seen.sum_over_ranks()
     for name in linear_layers(block):
         already = f"Blocks before {index} are already pruned"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 
-from ..hardware import matmul_rate
+from ..blocks import linear_layers, weight_matrix
+from ..hardware import activation_bytes, matmul_rate
+from ..pruning import two_passes
 from ..reporting.progress import duration
 from ..reporting.report import gib
+from .shards import FLOATS
 from .skeleton import Skeleton
 
 
@@ -30,6 +34,30 @@ class Estimate(NamedTuple):
             f"memory {gib(self.memory)} (hidden states {gib(self.hidden)}) · new files {gib(self.disk)} · "
             f"{self.flops:.1e} floating-point operations, at least {duration(self.seconds)} here"
         )
+
+
+def estimate_pruning(skeleton: Skeleton, tokens: torch.Tensor | None, plan, batch_size: int | None, device) -> Estimate:
+    """What pruning a checkpoint by the plan will take, with so many windows at a time."""
+    block = max(skeleton.shards.size(names.values()) for names in skeleton.names)
+    layers = [weight_matrix(layer) for layer in linear_layers(skeleton.blocks[0]).values()]
+    select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
+    if plan.statistic and {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()} != {skeleton.dtype}:
+        select += sum(W.numel() for W in layers)  # masks, kept until the original weights are read again
+        block = max(block, *(sum(t.nbytes for t in block.state_dict().values()) for block in skeleton.blocks))
+    if plan.update:
+        select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
+    hidden = compute = 0
+    flops = 0.0
+    if plan.statistic:
+        hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
+        compute = batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
+        flops = two_passes(skeleton.blocks, tokens)
+    # The block at hand and the last one, being written; of the next one two copies, while its file is read.
+    running = hidden + max(4 * block + compute, 3 * block + select)
+    starting = hidden + 2 * skeleton.shards.size(skeleton.rest)
+    memory = psutil.Process().memory_info().rss + max(running, starting)
+    seconds = flops / matmul_rate(device, skeleton.dtype) if flops else 0.0
+    return Estimate(memory, hidden, skeleton.shards.size(), flops, seconds)
 
 
 def reading_estimate(folder: Path, tokens: torch.Tensor, device, dtype: torch.dtype, passes: int, weights: int) -> str:

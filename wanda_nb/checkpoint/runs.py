@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,7 +11,6 @@ import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 from ..distributed import from_first_rank, world
@@ -179,11 +177,3 @@ def identity(plan) -> dict:
         "group": plan.group,
         "update": plan.update,
     }
-
-
-def digest(tokens: torch.Tensor, attention_mask) -> str:
-    digest = hashlib.sha256(f"{tuple(tokens.shape)}".encode())
-    for tensor in (tokens, attention_mask):
-        if tensor is not None:
-            digest.update(tensor.cpu().long().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -5,16 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..blocks import decoder_blocks, linear_layers, weight_matrix
-from ..hardware import activation_bytes, matmul_rate
-from ..pruning import two_passes
-from .estimate import Estimate
+from ..blocks import decoder_blocks, linear_layers
 from .shards import FLOATS, INDEX, SINGLE, Shards, check_finite
 
 EXPECTED_ALL = (
@@ -119,26 +115,3 @@ class Skeleton:
         finally:
             for name in tensors:
                 set_module_tensor_to_device(module, name, "meta")
-
-    def estimate(self, tokens: torch.Tensor | None, plan, batch_size: int | None, device) -> Estimate:
-        """What pruning by the plan will take, with so many windows at a time."""
-        block = max(self.shards.size(names.values()) for names in self.names)
-        layers = [weight_matrix(layer) for layer in linear_layers(self.blocks[0]).values()]
-        select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
-        if plan.statistic and {FLOATS.get(kind) for kind in self.shards.kinds.values()} != {self.dtype}:
-            select += sum(W.numel() for W in layers)  # masks, kept until the original weights are read again
-            block = max(block, *(sum(t.nbytes for t in block.state_dict().values()) for block in self.blocks))
-        if plan.update:
-            select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
-        hidden = compute = 0
-        flops = 0.0
-        if plan.statistic:
-            hidden = tokens.numel() * self.model.config.get_text_config().hidden_size * self.dtype.itemsize
-            compute = batch_size * tokens.shape[1] * activation_bytes(self.blocks[0])
-            flops = two_passes(self.blocks, tokens)
-        # The block at hand and the last one, being written; of the next one two copies, while its file is read.
-        running = hidden + max(4 * block + compute, 3 * block + select)
-        starting = hidden + 2 * self.shards.size(self.rest)
-        memory = psutil.Process().memory_info().rss + max(running, starting)
-        seconds = flops / matmul_rate(device, self.dtype) if flops else 0.0
-        return Estimate(memory, hidden, self.shards.size(), flops, seconds)

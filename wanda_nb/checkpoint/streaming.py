@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -14,13 +15,35 @@ from ..inputs.hidden_states import first_hidden_states
 from ..inputs.text import begin_with_bos, check_tokens
 from ..methods import Plan, make_plan
 from ..pruning import block_loop, check_widths
+from ..reporting.identity import tokens_identity
 from ..reporting.progress import Clock, duration, progress_bar
 from ..reporting.provenance import provenance
 from ..reporting.report import Report, gib
-from .estimate import Estimate
-from .place import OnDisk
-from .runs import Run, digest, identity, in_use
+from .estimate import Estimate, estimate_pruning
+from .on_disk import OnDisk
+from .runs import Run, identity, in_use
 from .skeleton import Skeleton
+
+
+class _Request(NamedTuple):
+    """What was asked for, checked."""
+
+    skeleton: Skeleton
+    plan: Plan
+    tokens: torch.Tensor | None
+    attention_mask: torch.Tensor | None
+    batch_size: int | None
+    device: torch.device
+
+
+def _request(source, tokens, method, sparsity, attention_mask, device, batch_size, dtype, choice) -> _Request:
+    device = usable_device(device)
+    skeleton = Skeleton(Path(source), dtype)
+    plan = make_plan(len(skeleton.blocks), method, sparsity, **choice)
+    check_widths(skeleton.blocks, plan)
+    if plan.statistic:
+        check_tokens(skeleton.model, tokens, attention_mask)
+    return _Request(skeleton, plan, tokens, attention_mask, batch_size, device)
 
 
 def prune_checkpoint(
@@ -30,22 +53,21 @@ def prune_checkpoint(
     method: str | Callable = "wanda",
     sparsity: float | Sequence[float] | None = None,
     *,
-    pattern: str | None = None,
-    group: str | None = None,
-    update: str | None = None,
     attention_mask: torch.Tensor | None = None,
     device="cpu",
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
     budget: int | None = None,
     calibration: dict | None = None,
+    **choice,
 ) -> Report:
     """Prune a checkpoint folder into a new one, one block at a time: the masks of ``prune``, in little memory.
 
     source: a folder with config and safetensors shards, never changed. destination: a new folder, which plain
     ``from_pretrained`` loads: tokenizer, config and model card, a shard for each block. Every tensor keeps its dtype,
     and every value that is not pruned its bits; the new weights of an update are rounded to the dtype they had.
-    tokens, method, sparsity, pattern, group, update, attention_mask, device, batch_size: as for ``prune``.
+    tokens, method, sparsity, attention_mask, device, batch_size, and in choice pattern, group and update: as for
+    ``prune``.
     dtype: to compute in, by default what config.json names; the masks are those of ``prune`` on the model loaded in it.
     Magnitude without an update computes nothing: it compares the weights as they are stored.
     budget: bytes of CPU memory for the hidden states, by default half of what is free; with more of them, they are kept
@@ -60,35 +82,36 @@ def prune_checkpoint(
     OSError for too little space or another run at work there. A value that is not finite stops the run at its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
-    source, destination, device = Path(source), Path(destination), usable_device(device)
-    if destination.exists() and destination.resolve() == source.resolve():
+    destination = Path(destination)
+    if destination.exists() and destination.resolve() == Path(source).resolve():
         raise ValueError(f"{destination} is the source, which is never changed: choose another destination.")
-    skeleton = Skeleton(source, dtype)
-    plan = _checked_plan(skeleton, tokens, attention_mask, method, sparsity, pattern, group, update)
-    asked = {
+    request = _request(source, tokens, method, sparsity, attention_mask, device, batch_size, dtype, choice)
+    with in_use(destination):
+        return _pruned(request, destination, budget, calibration)
+
+
+def _identity(request: _Request) -> dict:
+    """What has to be the same for a run to go on."""
+    skeleton, plan = request.skeleton, request.plan
+    return {
         "source": skeleton.shards.identity(),
         "plan": identity(plan),
-        "tokens": digest(tokens, attention_mask) if plan.statistic else None,
-        "windows at a time": batch_size,
+        "tokens": tokens_identity(request.tokens, request.attention_mask) if plan.statistic else None,
+        "windows at a time": request.batch_size,
         "dtype": str(skeleton.dtype) if plan.statistic else None,
         "processes": world()[1],
     }
-    with in_use(destination):
-        return _pruned(
-            skeleton, plan, asked, destination, tokens, attention_mask, batch_size, device, budget, calibration
-        )
 
 
-def _pruned(
-    skeleton, plan, asked, destination, tokens, attention_mask, batch_size, device, budget, calibration
-) -> Report:
-    run = Run(destination, asked, len(skeleton.blocks))
+def _pruned(request: _Request, destination: Path, budget, calibration) -> Report:
+    skeleton, plan, tokens, attention_mask, batch_size, device = request
+    run = Run(destination, _identity(request), len(skeleton.blocks))
     shape = tuple(tokens.shape) if plan.statistic else ()
     bos = begin_with_bos(skeleton.model, tokens, attention_mask) if plan.statistic else None
     if plan.statistic:
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = run.batch_size or windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
-    estimate = skeleton.estimate(tokens, plan, batch_size, device)
+    estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device)
     run.begin(estimate, batch_size)
     clock = Clock(device, run.seconds)
     what = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
@@ -124,31 +147,21 @@ def estimate_checkpoint(
     source,
     tokens: torch.Tensor | None,
     method: str | Callable = "wanda",
-    sparsity=None,
+    sparsity: float | Sequence[float] | None = None,
     *,
-    pattern: str | None = None,
-    group: str | None = None,
-    update: str | None = None,
     attention_mask: torch.Tensor | None = None,
     device="cpu",
     batch_size: int | None = None,
     dtype: torch.dtype | None = None,
+    **choice,
 ) -> Estimate:
     """What ``prune_checkpoint`` with these arguments will take, from the headers of the shards; checks them too.
 
     Introduced in notebook 03, "A model larger than memory".
     """
-    device = usable_device(device)
-    skeleton = Skeleton(Path(source), dtype)
-    plan = _checked_plan(skeleton, tokens, attention_mask, method, sparsity, pattern, group, update)
+    skeleton, plan, tokens, _, batch_size, device = _request(
+        source, tokens, method, sparsity, attention_mask, device, batch_size, dtype, choice
+    )
     if plan.statistic:
         batch_size = windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
-    return skeleton.estimate(tokens, plan, batch_size, device)
-
-
-def _checked_plan(skeleton, tokens, attention_mask, method, sparsity, pattern, group, update) -> Plan:
-    plan = make_plan(method, sparsity, pattern, group, update, len(skeleton.blocks))
-    check_widths(skeleton.blocks, plan)
-    if plan.statistic:
-        check_tokens(skeleton.model, tokens, attention_mask)
-    return plan
+    return estimate_pruning(skeleton, tokens, plan, batch_size, device)

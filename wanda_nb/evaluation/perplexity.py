@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ..blocks import evaluating, replaced_forward
-from ..checkpoint.runs import digest
 from ..inputs.text import check_tokens
-from ..reporting.identity import identity
+from ..reporting.identity import identity, tokens_identity
 from ..reporting.kept import Kept
 from ..reporting.progress import progress_bar
 
@@ -82,7 +81,7 @@ def _kept_losses(path, model, tokens: torch.Tensor, batch_size: int) -> Kept:
             raise ValueError
         return value
 
-    file = Kept(path, {"kept": "losses", "model": identity(model), "text": digest(tokens, None)}, loss)
+    file = Kept(path, {"kept": "losses", "model": identity(model), "text": tokens_identity(tokens, None)}, loss)
     if (found := len(file.values)) > len(tokens):
         raise ValueError(f"{file.path} holds {found} losses, for {len(tokens)} windows: is it damaged? Remove it.")
     if found < len(tokens):

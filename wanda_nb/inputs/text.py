@@ -11,37 +11,14 @@ among them, are cut as published, after the tokenizer has put its BOS, if any, b
 
 from __future__ import annotations
 
-import os
 import random
-import re
-from pathlib import Path
 
 import torch
 
-from . import assets
+from .documents import C4_SHARD, documents, hub_rows, local_rows
 
-# How many documents of the hub's C4 to look at: the published code reads its first shard, these are its head.
-HUB_C4_DOCUMENTS = 20_000
-C4_SHARD = {"train": "en/c4-train.00000-of-01024.json.gz"}
 # Gemma: github.com/EleutherAI/lm-evaluation-harness/pull/1465; Cohere: ExLlamaV2's ``requires_bos``.
 NEED_BOS = ("<bos>", "<BOS_TOKEN>")
-
-
-def documents(source) -> list[str]:
-    """The texts that a source names, in a fixed order.
-
-    source: ``"c4"`` or ``"wikipedia"`` (pinned, no hub needed), ``"hub:c4"`` or ``"hub:wikitext2"``,
-    the path of a .txt, .jsonl, .json.gz or .parquet file (one document a file, or a row with a ``text``
-    column), or a list of strings. Raises ValueError for anything else.
-    """
-    if isinstance(source, (list, tuple)):
-        return list(source)
-    if source in _SOURCES:
-        return _SOURCES[source]()
-    path = Path(source)
-    if path.suffix == ".txt" and path.is_file():
-        return [path.read_text(encoding="utf-8")]
-    return list(_local_rows(path)["text"])
 
 
 def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 256, seed: int = 0, bos=None):
@@ -50,7 +27,7 @@ def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 
     As published: a random document longer than the window, then a random window in it; here no
     document serves twice while there are enough. Where the documents are too short for that, they are joined in
     random order, an end-of-text token between them, and cut into windows that do not overlap.
-    source: see ``documents``. length: in tokens. bos: how windows begin, see ``wanda_nb.text``.
+    source: see ``documents``. length: in tokens. bos: see this module.
     Raises ValueError if there is too little text.
     Introduced in notebook 00, "Calibration"; settings in section 4 of the paper.
     """
@@ -72,13 +49,13 @@ def published_windows(tokenizer, source="hub:c4", samples: int = 128, length: in
     Documents are drawn at random, as often as it takes to find one longer than the window, then a window in it; a
     document may serve twice. source: ``"hub:c4"``, of which the one shard is read that the published code reads; or the
     path of another shard (.json, .jsonl, also .gz; .parquet). Only drawn documents are tokenised, none are held.
-    bos: how windows begin, see ``wanda_nb.text``; as published with None, but for families that need BOS.
+    bos: how windows begin, see ``wanda_nb.inputs.text``; as published with None, but for families that need BOS.
     Raises ValueError if no document is long enough.
     Introduced in notebook 09; section 4 of the paper.
     """
     _positive(samples=samples, length=length)
     begin, body = _beginning(tokenizer, bos, length)
-    rows = _hub_rows("allenai/c4", data_files=C4_SHARD, split="train") if source == "hub:c4" else _local_rows(source)
+    rows = hub_rows("allenai/c4", data_files=C4_SHARD, split="train") if source == "hub:c4" else local_rows(source)
     draw, tries = random.Random(seed), 0
     windows: list[list[int]] = []
     while len(windows) < samples:
@@ -99,7 +76,7 @@ def training_tokens(tokenizer, source="c4", windows: int | None = None, length: 
     """Packed windows for training, LongTensor (windows, length): none of the text is left out or padded.
 
     Documents in random order, an end-of-text token between them, cut into windows that do not overlap. windows: the
-    first so many, by default all there are. source: see ``documents``. bos: how windows begin, see ``wanda_nb.text``.
+    first so many, by default all there are. source: see ``documents``. bos: how windows begin, see above.
     Raises ValueError if there is too little text.
     Introduced in notebook 07, "LoRA with peft".
     """
@@ -115,7 +92,7 @@ def evaluation_tokens(tokenizer, source="wikipedia", length: int = 512, windows:
 
     The published protocol: all documents joined by two newlines, tokenised once, cut into windows that do not overlap,
     the tail dropped. windows: the first so many, by default all there are. source: see ``documents``. bos: how windows
-    begin, see ``wanda_nb.text``. Raises ValueError if there is too little text.
+    begin, see ``wanda_nb.inputs.text``. Raises ValueError if there is too little text.
     Introduced in notebook 00, "Perplexity"; the protocol's traps are in notebook 06.
     """
     _positive(length=length, windows=1 if windows is None else windows)
@@ -205,55 +182,3 @@ def _positive(**numbers) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}={number!r}: expected a whole number of at least 1.")
-
-
-def _c4() -> list[str]:
-    lines = assets.fetch("text")["c4.utf8"].read_text(encoding="utf-8").split("\n")
-    menus = 9  # the first lines are the menus of web pages, not prose
-    return list(dict.fromkeys(line for line in lines[menus:] if line.strip()))
-
-
-def _wikipedia() -> list[str]:
-    text = assets.fetch("text")["wiki.utf8"].read_text(encoding="utf-8")
-    articles = re.findall(r"<doc [^>]*>\n(.*?)\n</doc>", text, flags=re.DOTALL)
-    return [article.strip() for article in articles if len(article) > 200]  # many are a bare title
-
-
-def _local_rows(path):
-    """The rows of a file of texts, on disk until they are asked for."""
-    path = Path(path)
-    kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-    kind = kinds.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
-    if kind is None or not path.is_file():
-        raise ValueError(
-            f"No text source {str(path)!r}: expected one of {', '.join(_SOURCES)}, "
-            "the path of an existing .txt, .jsonl, .json.gz or .parquet file, or a list of strings."
-        )
-    import datasets
-
-    return datasets.load_dataset(kind, data_files=os.fspath(path), split="train")
-
-
-def _hub_rows(repository: str, **where):
-    """A dataset on the hub."""
-    import datasets
-
-    try:
-        return datasets.load_dataset(repository, **where)
-    except OSError as error:
-        raise assets.DownloadError(
-            f"{repository} could not be read from the hub: {str(error).splitlines()[0]}. "
-            "Without a hub, use source='c4' or source='wikipedia', or the path of a text file."
-        ) from error
-
-
-def _hub_c4() -> list[str]:
-    rows = _hub_rows("allenai/c4", data_files=C4_SHARD, split="train", streaming=True)
-    return [row["text"] for row in rows.take(HUB_C4_DOCUMENTS)]
-
-
-def _hub_wikitext2() -> list[str]:
-    return list(_hub_rows("Salesforce/wikitext", name="wikitext-2-raw-v1", split="test")["text"])
-
-
-_SOURCES = {"c4": _c4, "wikipedia": _wikipedia, "hub:c4": _hub_c4, "hub:wikitext2": _hub_wikitext2}

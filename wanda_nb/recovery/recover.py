@@ -15,15 +15,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
 from ..blocks import decoder_blocks, linear_layers
-from ..checkpoint.runs import digest
 from ..distributed import world
 from ..files import write_text
 from ..inputs.text import check_tokens
-from ..reporting.identity import identity
-from .training import KeepZeros, Track, check_checkpoint, train, trainer
+from ..reporting.identity import identity, tokens_identity
 
 
 @dataclasses.dataclass
@@ -90,6 +87,15 @@ def recover(
     of another model, text or settings, and a checkpoint that is damaged: nothing in it is run.
     Introduced in notebook 07, "LoRA with peft"; section 5 of the paper, on fine-tuning.
     """
+    from .training import (  # brings the Trainer, which only training needs
+        KeepZeros,
+        Track,
+        check_checkpoint,
+        train,
+        trainer,
+    )
+
+    _beside_old_torchao()
     settings = _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate, targets)
     settings |= {"rank": rank, "alpha": alpha, "dropout": dropout, "seed": seed} if method == "lora" else {"seed": seed}
     if heldout is not None:
@@ -99,12 +105,14 @@ def recover(
         where = Path(scratch if folder is None else folder)
         checkpoint = None if folder is None else _checkpoint(where, _run(model, settings, tokens, heldout, every))
         reached = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        if checkpoint:
+            check_checkpoint(checkpoint, reached)
         if method == "lora":
-            model, watch = _with_lora(model, rank, alpha, dropout, targets, seed), TrainerCallback()
+            model, watchers = _with_lora(model, rank, alpha, dropout, targets, seed), []
         else:
             model.requires_grad_(True)
-            watch = KeepZeros(model)
-        watchers = [watch, Track(heldout, every)]
+            watchers = [KeepZeros(model)]
+        watchers.append(Track(heldout, every))
         run = trainer(model, tokens, settings, where, None if folder is None else save_every, watchers)
         start = time.perf_counter()
         history = train(run, checkpoint, watchers, finished=reached == settings["steps"])
@@ -158,8 +166,8 @@ def _run(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor | No
     return {
         "model": identity(model),
         **settings,
-        "tokens": digest(tokens, None),
-        "heldout": None if heldout is None else digest(heldout, None),
+        "tokens": tokens_identity(tokens, None),
+        "heldout": None if heldout is None else tokens_identity(heldout, None),
         "every": None if heldout is None else every,
         "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # which the Trainer may not have set up yet
     }
@@ -190,10 +198,7 @@ def _checkpoint(folder: Path, mine: dict) -> Path | None:
     whole = {
         int(path.parent.name.rpartition("-")[2]): path.parent for path in folder.glob("checkpoint-*/trainer_state.json")
     }
-    if not whole:
-        return None
-    check_checkpoint(whole[max(whole)], max(whole))
-    return whole[max(whole)]
+    return whole[max(whole)] if whole else None
 
 
 def _with_lora(model, rank, alpha, dropout, targets, seed):
@@ -222,6 +227,3 @@ def _beside_old_torchao() -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
                 vars(module)["is_torchao_available"] = lambda: False
-
-
-_beside_old_torchao()

@@ -29,6 +29,14 @@ def identity(model) -> str:
     return found.hexdigest()
 
 
+def tokens_identity(tokens: torch.Tensor, attention_mask) -> str:
+    digest = hashlib.sha256(f"{tuple(tokens.shape)}".encode())
+    for tensor in (tokens, attention_mask):
+        if tensor is not None:
+            digest.update(tensor.cpu().long().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """A tensor's values as bytes, in row-major order, without a copy where it lies so in CPU memory."""
     return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -70,7 +70,7 @@ def package_version(name: str) -> str | None:
 
 def commit() -> str | None:
     """The git commit of the checkout that this package is imported from, and whether its code was changed since."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:

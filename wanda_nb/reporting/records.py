@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def measured(name: str) -> dict:
     """A record in data/results, with all that is needed to measure it again.
@@ -29,7 +31,7 @@ def published(name: str) -> pd.DataFrame:
 
 def _recorded(path: str) -> Path:
     """A file of the repository's data folder, which a built package carries inside."""
-    for folder in (Path(__file__).parents[1] / "data", Path(__file__).parent / "data"):
+    for folder in (PACKAGE.parent / "data", PACKAGE / "data"):
         if (folder / path).is_file():
             return folder / path
     raise FileNotFoundError(f"There is no data/{path}: expected one of the files that data/README.md names.")

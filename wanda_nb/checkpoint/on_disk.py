@@ -29,7 +29,6 @@ class OnDisk:
         #: Bytes, of each reading and in all; several threads read.
         self.read: list[int] = []
         self.written = 0
-        self._masks: dict[str, torch.Tensor] = {}
         unfinished = [index for index in range(len(skeleton.blocks)) if index not in run.rows]
         #: The blocks that have to be visited, in order: finished ones only for what leaves them.
         self.wanted = list(range(len(skeleton.blocks))) if self.computes and unfinished else unfinished
@@ -86,22 +85,25 @@ class OnDisk:
             del weights
             yield self.device
 
-    def masked(self, index: int, name: str, mask: torch.Tensor) -> None:
-        """Note the mask of a layer whose weights are computed with in another dtype than they are stored in."""
-        layer, stored = self.skeleton.blocks[index].get_submodule(name), self.skeleton.names[index][f"{name}.weight"]
-        if layer.weight.dtype != FLOATS[self.skeleton.shards.kinds[stored]] and world()[0] == 0:
-            self._masks[stored] = (mask.T if isinstance(layer, Conv1D) else mask).cpu()
-
-    def keep(self, index: int, rows: list[dict]) -> None:
+    def keep(self, index: int, rows: list[dict], masks: dict[str, torch.Tensor | None]) -> None:
         """Hand the pruned block to the writer; it is safe once the next one is handed over."""
         with self.clock("write"):
             tensors = self._to_write(index)
+            masks = self._to_lay_on(index, masks)
             ready = torch.cuda.current_stream(self.device).record_event() if self._streams else None
             self._wait_for_writer()
             if world()[0] == 0:
-                masks, self._masks = self._masks, {}
                 seconds = dict(self.clock.seconds)
                 self._writing = self._writer.submit(self._write, index, tensors, masks, rows, seconds, ready)
+
+    def _to_lay_on(self, index: int, masks: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+        """The masks, by name in the checkpoint, of layers that are stored in another dtype than they are computed in."""
+        block, names, found = self.skeleton.blocks[index], self.skeleton.names[index], {}
+        for name, mask in masks.items():
+            layer, stored = block.get_submodule(name), names[f"{name}.weight"]
+            if mask is not None and layer.weight.dtype != FLOATS[self.skeleton.shards.kinds[stored]]:
+                found[stored] = (mask.T if isinstance(layer, Conv1D) else mask).cpu()
+        return found
 
     def _to_write(self, index: int) -> dict[str, torch.Tensor]:
         """The tensors of a pruned block that hold what its shard shall hold; the others are read once more."""
