@@ -97,7 +97,7 @@ class OnDisk:
                 self._writing = self._writer.submit(self._write, index, tensors, masks, rows, seconds, ready)
 
     def _to_lay_on(self, index: int, masks: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
-        """The masks, by name in the checkpoint, of layers that are stored in another dtype than they are computed in."""
+        """The masks, by name in the checkpoint, of layers whose stored dtype is not the one they are computed in."""
         block, names, found = self.skeleton.blocks[index], self.skeleton.names[index], {}
         for name, mask in masks.items():
             layer, stored = block.get_submodule(name), names[f"{name}.weight"]
