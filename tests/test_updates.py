@@ -224,7 +224,8 @@ def test_sparsegpt_with_dead_channels_is_the_published_loop(how, choose, group, 
     expected, gone = slow_sparsegpt(W, gram, choose, 8, group)
     asked = {"method": "sparsegpt", "sparsity": None, "pattern": None, "group": None, "update": None, **how}
     updated = W.clone()
-    _, extra = make_plan(**asked, blocks=1).pruner(0)(updated, gram)
+    _, extra, mask = make_plan(**asked, blocks=1).pruner(0)(updated, gram)
+    assert mask is None
     assert extra == {"damping": 0.01}
     assert torch.equal(updated == 0, expected == 0) and torch.equal(updated == 0, gone | (gram.diagonal() == 0))
     torch.testing.assert_close(updated.double(), expected, rtol=1e-3, atol=1e-4)
@@ -443,8 +444,9 @@ def test_each_block_is_pruned_to_its_own_sparsity():
     pruned = plan("magnitude", sparsity=(0.25, 0.5, 0.75))
     for block, (sparsity, zeros) in enumerate(((0.25, 4), (0.5, 8), (0.75, 12))):
         weights = W.clone()
-        assert pruned.pruner(block)(weights, None) == (sparsity, {})
-        assert torch.equal(weights, W.masked_fill(wn.prune_mask(W, sparsity, "layer"), 0))
+        asked, extra, mask = pruned.pruner(block)(weights, None)
+        assert (asked, extra) == (sparsity, {}) and torch.equal(mask, wn.prune_mask(W, sparsity, "layer"))
+        assert torch.equal(weights, W.masked_fill(mask, 0))
         assert int((weights == 0).sum()) == zeros
 
 
@@ -455,7 +457,8 @@ def test_a_layer_is_updated_with_the_factor_of_its_own_inputs():
     pruner = plan("sparsegpt").pruner(0)
     for statistic in (gram, gram.clone(), other, gram):
         ours, alone = W.clone(), W.clone()
-        assert pruner(ours, statistic) == plan("sparsegpt").pruner(0)(alone, statistic) == (0.5, {"damping": 0.01})
+        expected = (0.5, {"damping": 0.01}, None)
+        assert pruner(ours, statistic) == plan("sparsegpt").pruner(0)(alone, statistic) == expected
         assert torch.equal(ours, alone)
     changed = W.clone()
     plan("sparsegpt").pruner(0)(changed, other)
