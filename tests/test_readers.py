@@ -19,6 +19,7 @@ FORBIDDEN = {
 READERS = {
     ("__main__", "from_pretrained"): "tokenizers: transformers' own, no remote code",
     ("assets", "open"): "pinned wheels, whose sha256 is checked before anything is unpacked",
+    ("compressed", "safe_open"): "safetensors of our format: shapes are checked before anything is allocated",
     ("evaluation", "Kept"): "losses: JSON lines under a first line with the identity of model and text",
     ("harness", "Kept"): "answers: JSON lines under a first line with the identity of model and tokenizer",
     ("harness", "loads"): "the tokenizer's own description, from memory",
@@ -37,7 +38,6 @@ READERS = {
     ("results", "read_text"): "the repository's own records",
     ("runs", "loads"): "pruning.json: refused unless it was asked for the same",
     ("runs", "read_text"): "pruning.json",
-    ("sharing", "safe_open"): "safetensors",
     ("shards", "loads"): "the index of a checkpoint",
     ("shards", "open"): "for fsync",
     ("shards", "read_text"): "the index of a checkpoint",
