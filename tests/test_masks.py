@@ -52,6 +52,7 @@ def test_nm_mask_is_the_oracles(n, m):
     def check(layer):
         for score in scores_of(*layer):
             mask = wn.nm_mask(score, n, m)
+            assert mask.dtype == torch.bool
             assert mask.tolist() == oracle.nm_mask(score.tolist(), n, m)
             assert ((~mask).view(len(mask), -1, m).sum(-1) == n).all()
 
@@ -84,8 +85,9 @@ def test_layers_of_many_slabs_are_the_oracles(rows, columns, levels, monkeypatch
     score = few_levels(rows, columns, levels)
     for sparsity in (0.1, 0.5, 0.9):
         for group in ("output", "input", "layer"):
-            expected = oracle.prune_mask(score.tolist(), sparsity, group)
-            assert wn.prune_mask(score, sparsity, group).tolist() == expected
+            mask = wn.prune_mask(score, sparsity, group)
+            assert mask.dtype == torch.bool and mask.is_contiguous()
+            assert mask.tolist() == oracle.prune_mask(score.tolist(), sparsity, group)
     for n, m in ((2, 4), (3, 8), (1, 8)):
         assert wn.nm_mask(score, n, m).tolist() == oracle.nm_mask(score.tolist(), n, m)
 
