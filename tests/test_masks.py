@@ -108,6 +108,29 @@ def test_the_stable_sort_is_the_oracle():
     assert oracle.stable_sort(score, 7).tolist() == oracle.prune_mask(score.tolist(), 0.35, "output")
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU, where rows are selected from in another way and not slab by slab."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_the_way_of_other_devices_is_the_oracles(levels, monkeypatch):
+    monkeypatch.setattr("wanda_nb.masks.SLAB", 64)
+    score = few_levels(7, 40, levels)
+    for sparsity in (0.1, 0.5, 0.9):
+        mask = wn.prune_mask(score.as_subclass(Elsewhere), sparsity)
+        assert mask.tolist() == oracle.prune_mask(score.tolist(), sparsity, "output")
+
+
+def test_scores_in_float64_are_told_apart():
+    score = 1 + 1e-12 * few_levels(6, 30, 1000).double()
+    assert len(score.float().unique()) == 1
+    for group in ("output", "input", "layer"):
+        assert wn.prune_mask(score, 0.5, group).tolist() == oracle.prune_mask(score.tolist(), 0.5, group)
+    assert wn.nm_mask(score[:, :28], 2, 4).tolist() == oracle.nm_mask(score[:, :28].tolist(), 2, 4)
+
+
 def test_infinite_scores_protect_and_negative_zero_ties_with_zero():
     score = torch.tensor([[float("inf"), 1.0, float("inf"), 2.0]])
     assert wn.prune_mask(score, 0.5).tolist() == [[False, True, False, True]]
