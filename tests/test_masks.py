@@ -52,6 +52,7 @@ def test_nm_mask_is_the_oracles(n, m):
     def check(layer):
         for score in scores_of(*layer):
             mask = wn.nm_mask(score, n, m)
+            assert mask.dtype == torch.bool
             assert mask.tolist() == oracle.nm_mask(score.tolist(), n, m)
             assert ((~mask).view(len(mask), -1, m).sum(-1) == n).all()
 
@@ -84,8 +85,9 @@ def test_layers_of_many_slabs_are_the_oracles(rows, columns, levels, monkeypatch
     score = few_levels(rows, columns, levels)
     for sparsity in (0.1, 0.5, 0.9):
         for group in ("output", "input", "layer"):
-            expected = oracle.prune_mask(score.tolist(), sparsity, group)
-            assert wn.prune_mask(score, sparsity, group).tolist() == expected
+            mask = wn.prune_mask(score, sparsity, group)
+            assert mask.dtype == torch.bool and mask.is_contiguous()
+            assert mask.tolist() == oracle.prune_mask(score.tolist(), sparsity, group)
     for n, m in ((2, 4), (3, 8), (1, 8)):
         assert wn.nm_mask(score, n, m).tolist() == oracle.nm_mask(score.tolist(), n, m)
 
@@ -104,6 +106,29 @@ def test_layers_over_a_million_weights_equal_a_stable_sort():
 def test_the_stable_sort_is_the_oracle():
     score = few_levels(9, 20, 4)
     assert oracle.stable_sort(score, 7).tolist() == oracle.prune_mask(score.tolist(), 0.35, "output")
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU, where rows are selected from in another way and not slab by slab."""
+
+    device = torch.device("cuda")
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_the_way_of_other_devices_is_the_oracles(levels, monkeypatch):
+    monkeypatch.setattr("wanda_nb.masks.SLAB", 64)
+    score = few_levels(7, 40, levels)
+    for sparsity in (0.1, 0.5, 0.9):
+        mask = wn.prune_mask(score.as_subclass(Elsewhere), sparsity)
+        assert mask.tolist() == oracle.prune_mask(score.tolist(), sparsity, "output")
+
+
+def test_scores_in_float64_are_told_apart():
+    score = 1 + 1e-12 * few_levels(6, 30, 1000).double()
+    assert len(score.float().unique()) == 1
+    for group in ("output", "input", "layer"):
+        assert wn.prune_mask(score, 0.5, group).tolist() == oracle.prune_mask(score.tolist(), 0.5, group)
+    assert wn.nm_mask(score[:, :28], 2, 4).tolist() == oracle.nm_mask(score[:, :28].tolist(), 2, 4)
 
 
 def test_infinite_scores_protect_and_negative_zero_ties_with_zero():
