@@ -121,7 +121,7 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path, method):
             sys.executable,
             "-c",
             CHILD,
-            os.fspath(Path(__file__).parent),
+            os.fspath(Path(__file__).parents[1]),
             method,
             os.fspath(folder),
             str(killed_at),

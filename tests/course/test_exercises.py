@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = ROOT / "notebooks" / "README.md"

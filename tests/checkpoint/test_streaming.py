@@ -192,7 +192,7 @@ def test_killed_before_the_first_word(source, tokens, tmp_path):
 
 def test_killed_ten_times_at_random(tmp_path):
     """SIGKILL, ten times at random moments of one run; in a process of its own, whose children share its imports."""
-    script = Path(__file__).parent / "killed_at_random.py"
+    script = Path(__file__).parents[1] / "killed_at_random.py"
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -439,7 +439,7 @@ def test_no_weight_stays_after_its_block_is_done(source, tokens, tmp_path, monke
 
 def test_the_benchmark_runs_on_a_tiny_shape(tmp_path):
     """data/benchmark.py: build, run, a record with all that is needed to run it again."""
-    script = Path(__file__).parent.parent / "data" / "benchmark.py"
+    script = Path(__file__).parents[2] / "data" / "benchmark.py"
     folder, record = tmp_path / "tiny", tmp_path / "speed.json"
     for words in (
         ["build", folder, "--shape", "tiny"],

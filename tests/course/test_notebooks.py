@@ -11,7 +11,7 @@ import pytest
 
 import wanda_nb as wn
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PATHS = re.compile(r"(^|[\s'\"(=:])/(root|work|tmp|home|opt|usr|Users|content)/\w|site-packages|[A-Z]:\\\\")
 

@@ -9,7 +9,7 @@ import pytest
 
 import wanda_nb as wn
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -18,7 +18,7 @@ from wanda_nb.reporting import provenance
 from wanda_nb.reporting.card import write_card
 from wanda_nb.reporting.identity import identity
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 sys.path.insert(0, str(DATA))
 from experiments import record  # noqa: E402
 
