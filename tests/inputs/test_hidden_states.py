@@ -10,13 +10,31 @@ from transformers import BartConfig, BartForCausalLM, BertConfig, BertLMHeadMode
 from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
+from wanda_nb.blocks import replaced_forward
+from wanda_nb.inputs.hidden_states import HiddenStates
 
 
 def test_the_first_hidden_states_are_the_embeddings(model, tokens):
-    states = wn.first_hidden_states(model, tokens, batch_size=4)
-    assert [tuple(h.shape) for h in states.hidden] == [(4, 12, 32), (2, 12, 32)]
-    assert torch.equal(torch.cat(states.hidden), model.get_input_embeddings()(tokens))
+    for keep in (None, torch.ones_like(tokens)):
+        states = wn.first_hidden_states(model, tokens, keep)
+        assert [tuple(h.shape) for h in states.hidden] == [(4, 12, 32), (2, 12, 32)]
+        assert torch.equal(torch.cat(states.hidden), model.get_input_embeddings()(tokens))
+        assert len({h.untyped_storage().data_ptr() for h in states.hidden}) == 1
+        assert not any(h.requires_grad for h in states.hidden)
     assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_a_forward_of_its_own_comes_back(model, tokens):
+    """As accelerate puts one on the modules of a model that is spread over devices; also after an error."""
+    first, second, _ = wn.decoder_blocks(model)
+    whole = first.forward
+    first.forward = own = lambda *args, **kwargs: whole(*args, **kwargs)
+    wn.first_hidden_states(model, tokens)
+    assert first.__dict__["forward"] is own and "forward" not in second.__dict__
+    with pytest.raises(KeyboardInterrupt), replaced_forward((first, len), (second, len)):
+        assert first.forward is second.forward is len
+        raise KeyboardInterrupt
+    assert first.__dict__["forward"] is own and "forward" not in second.__dict__
 
 
 def test_equal_masks_and_positions_are_held_once(tokens):
@@ -75,6 +93,60 @@ def test_a_block_that_reads_values_is_never_stopped(tokens):
     with torch.no_grad():
         wn.first_hidden_states(model, tokens, None, 1).advance(1, block, "cpu")
     assert stopped == len(ran) > len(tokens)
+
+
+class Steps(nn.Module):
+    """As many steps as what it is called with says, without a look at any value."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, how=None):
+        for _ in range(x.shape[1] if how is None else steps(how)):
+            x = self.layer(x)
+        return x
+
+
+def steps(how):
+    if isinstance(how, torch.Tensor):
+        return how.numel() * how.element_size() // 4
+    return int(how) if isinstance(how, (int, float)) else len(how)
+
+
+class Object:
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+
+KINDS = {
+    "length": (None, None),
+    "int": (1, 2),
+    "float": (1.0, 2.0),
+    "str": ("a", "aa"),
+    "object": (Object(1), Object(2)),
+    "list": ([0], [0, 0]),
+    "shape": (torch.ones(1), torch.ones(2)),
+    "dtype": (torch.ones(1), torch.ones(1).double()),
+}
+
+
+@pytest.mark.parametrize("how", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_only_a_call_of_the_same_kind_is_stopped(how, by_name):
+    """Two batches that differ in one thing, by which the second takes a step more."""
+    block = Steps()
+    batches = [torch.randn(1, 1, 4), torch.randn(1, 2 if how == (None, None) else 1, 4)]
+    calls = [[((), {"how": one}) if by_name else ((one,), {})] for one in how]
+    with torch.no_grad(), wn.InputNorms(block) as expected:
+        for x, ((args, kwargs),) in zip(batches, calls, strict=True):
+            block(x, *args, **kwargs)
+    with torch.no_grad(), wn.InputNorms(block) as found:
+        HiddenStates(batches, calls).capture(0, block, "cpu", found)
+    assert torch.equal(found["layer"], expected["layer"])
 
 
 @pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
@@ -145,6 +217,20 @@ class Between(nn.Module):
         return x
 
 
+class Calls(Between):
+    """A language model that calls its blocks in another order, or in another way."""
+
+    def __init__(self, order=list, call=lambda layer, x: layer(x), block=None):
+        super().__init__(block=block)
+        self.order, self.call = order, call
+
+    def forward(self, input_ids, attention_mask=None, use_cache=False):
+        x = self.embeddings(input_ids)
+        for layer in self.order(self.layers):
+            x = self.call(layer, x)[0]
+        return x
+
+
 class Block(nn.Module):
     """Returns hidden states and its values, and adds values that it is given."""
 
@@ -161,6 +247,11 @@ class Block(nn.Module):
 
 def hand_on(number, x, extra):
     return x, None
+
+
+class Named(Block):
+    def forward(self, hidden_states, extra=None):
+        return super().forward(hidden_states, extra)
 
 
 class Appends(Block):
@@ -182,6 +273,13 @@ def numbered(model):
     for number, block in enumerate(model.layers):
         block.number = number
     return model
+
+
+class Replaces(Appends):
+    def forward(self, x, extra=None):
+        if self.number == 1:
+            extra[0] = extra[0] + 1
+        return Block.forward(self, x)
 
 
 class Overwrites(Block):
@@ -207,6 +305,21 @@ REFUSED = {
     "a tensor to write to": (Between(start=zeros, block=Shifts), "something that depends on what earlier blocks"),
     "a list for block 1": (numbered(Between(start=list, block=Appends)), "block 1 writes into what it is called with"),
     "a tensor for block 1": (numbered(Between(start=zeros, block=Shifts)), "block 1 writes into what it is called wi"),
+    "an entry for block 1": (
+        numbered(Between(start=lambda: [zeros()], block=Replaces)),
+        "block 1 writes into what it is called with",
+    ),
+    "another order": (Calls(reversed), r"its 3 blocks once each, in order, .* it ran \[2\]"),
+    "a block twice": (Calls(lambda layers: [*layers, layers[2]]), r"it ran \[0, 1, 2, 2\]"),
+    "a block less": (Calls(lambda layers: layers[:2]), r"it ran \[0, 1\]"),
+    "rows in a row": (
+        Calls(call=lambda layer, x: layer(x.flatten(0, -2))),
+        r"\(batch, length, width\); it ran \[0, 1, 2\]",
+    ),
+    "another name": (
+        Calls(call=lambda layer, x: layer(x=x, extra=None)),
+        r"block 0 is called with no hidden states, but \['extra', 'x'\]",
+    ),
     "a cache": (Between(start=DynamicCache), "block 0 is given a cache, although"),
 }
 
@@ -214,7 +327,9 @@ REFUSED = {
 @pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_known_beforehand_is_refused_by_name(model, message, tokens):
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match=rf"^({type(model).__name__}|{type(model.layers[0]).__name__}) is not .*{message}"
+    ):
         wn.prune(model, tokens, batch_size=2)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -223,12 +338,22 @@ def test_what_cannot_be_known_beforehand_is_refused_by_name(model, message, toke
 def test_custom_code_that_hands_on_hidden_states_alone(block, tokens):
     """Also where a block overwrites what it was given, as custom code may do to save memory."""
     model = Between(hand_on, block=block)
-    expected = copy.deepcopy(model)
-    for each in wn.decoder_blocks(expected):
-        each.forward = lambda x, extra=None, each=each: Block.forward(each, x)
+    expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
     wn.prune(model, tokens, batch_size=4)
-    wn.prune(expected, tokens, batch_size=4)
     assert same(model, expected) and wn.sparsity(model) == 0.5
+
+
+def test_blocks_that_are_called_by_name(tokens):
+    model = Calls(call=lambda layer, x: layer(hidden_states=x, extra=None), block=Named)
+    expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
+    wn.prune(model, tokens, batch_size=4)
+    assert same(model, expected)
+
+
+def test_what_a_model_does_after_its_last_block_changes_nothing(tokens):
+    model = Between(lambda number, x, extra: (x.mul_(2) if number == 2 else x, None))
+    states = wn.first_hidden_states(model, tokens)
+    assert torch.equal(torch.cat(states.hidden), model.embeddings(tokens))
 
 
 @pytest.mark.parametrize("compiles", ["blocks in place", "blocks wrapped", "model in place", "model wrapped"])
