@@ -11,6 +11,7 @@ from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
 from wanda_nb.blocks import replaced_forward
+from wanda_nb.inputs import hidden_states
 from wanda_nb.inputs.hidden_states import HiddenStates
 
 
@@ -46,6 +47,40 @@ def test_equal_masks_and_positions_are_held_once(tokens):
     assert all(mask is masks[0][0] for batch in masks[:2] for mask in batch)
     assert all(angle is angles[0][0] for batch in angles for angle in batch)
     assert masks[2][0].shape[0] == 1 and all(mask is masks[2][0] for mask in masks[2])
+
+
+def test_only_an_equal_tensor_at_the_same_place_stands_for_another():
+    known: dict = {}
+
+    def shared(*tensors):
+        (args, _), (again, _) = hidden_states._share([(tensors, {}), (tensors, {})], known)
+        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(args, tensors, strict=True))
+        assert all(a is b for a, b in zip(args, again, strict=True))
+        return args
+
+    ones, zeros, longer = torch.ones(2), torch.zeros(2), torch.ones(3)
+    for first, copies in [((ones, zeros), (ones.clone(), zeros.clone())), ((longer,), (longer.clone(),))]:
+        assert all(a is b for a, b in zip(shared(*first), first, strict=True))
+        assert all(a is b for a, b in zip(shared(*copies), first, strict=True))
+    other, wide = zeros.clone(), ones.double()
+    assert shared(other)[0] is other and shared(wide)[0] is wide
+
+
+def test_equal_is_the_same_type_and_values():
+    one, nan = torch.ones(1), torch.tensor(float("nan"))
+    pairs = [(one, one.clone()), (nan, nan), (None, None), (2, 2), ("a", "a"), (BartConfig(), BartConfig())]
+    others = [
+        (one, one * 2),
+        (one, one.double()),
+        (one, None),
+        (None, one),
+        (2, 3),
+        (2, 2.0),
+        ("a", "b"),
+        (True, False),
+    ]
+    assert all(hidden_states._equal(*pair) for pair in pairs)
+    assert not any(hidden_states._equal(*pair) for pair in others)
 
 
 def test_what_depends_on_the_tokens_is_kept_for_each_batch(tokens):
@@ -254,6 +289,13 @@ class Named(Block):
         return super().forward(hidden_states, extra)
 
 
+class Returns(Block):
+    parts = 1
+
+    def forward(self, x, extra=None):
+        return super().forward(x)[0], *[None] * (self.parts - 1)
+
+
 class Appends(Block):
     def forward(self, x, extra=None):
         if self.number == 1:
@@ -299,6 +341,10 @@ REFUSED = {
         Between(lambda number, x, extra: (x, x.mean())),
         "block 1 is called with something that depends on what earlier blocks put out",
     ),
+    "a number of what left": (
+        Between(lambda number, x, extra: (x, x.mean().item())),
+        "block 1 is called with something that depends on what earlier blocks put out",
+    ),
     "a scale in between": (Between(lambda number, x, extra: (x * 2, None)), "between block 0 and block 1"),
     "a scale in place": (Between(lambda number, x, extra: (x.mul_(2), None)), "between block 0 and block 1"),
     "a list to append to": (Between(start=list, block=Appends), "something that depends on what earlier blocks"),
@@ -319,6 +365,14 @@ REFUSED = {
     "another name": (
         Calls(call=lambda layer, x: layer(x=x, extra=None)),
         r"block 0 is called with no hidden states, but \['extra', 'x'\]",
+    ),
+    "values added": (
+        Between(lambda number, x, extra: (x if extra is None else x + extra, None)),
+        "between block 0 and block 1",
+    ),
+    "a cache for block 1": (
+        numbered(Calls(call=lambda layer, x: layer(x, DynamicCache() if layer.number == 1 else None))),
+        "block 1 is given a cache, although",
     ),
     "a cache": (Between(start=DynamicCache), "block 0 is given a cache, although"),
 }
@@ -345,6 +399,20 @@ def test_custom_code_that_hands_on_hidden_states_alone(block, tokens):
 
 def test_blocks_that_are_called_by_name(tokens):
     model = Calls(call=lambda layer, x: layer(hidden_states=x, extra=None), block=Named)
+    expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
+    wn.prune(model, tokens, batch_size=4)
+    assert same(model, expected)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_idle_blocks_answer_with_as_much_as_blocks(parts, tokens, monkeypatch):
+    def call(layer, x):
+        output = layer(x)
+        assert len(output) == parts
+        return output
+
+    monkeypatch.setattr(Returns, "parts", parts)
+    model = Calls(call=call, block=Returns)
     expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
     wn.prune(model, tokens, batch_size=4)
     assert same(model, expected)
