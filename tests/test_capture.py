@@ -216,10 +216,10 @@ def test_a_buffer_refilled_where_torch_counts_no_writes():
 def test_one_tensor_under_two_masks_is_summed_twice():
     block, x = torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.ones(1, 3, 4)
     with wn.InputNorms(block) as norms:
-        for mask in (torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]]), None):
+        for mask in (torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]]), torch.tensor([[0, 0, 1]]), None):
             norms.token_mask = mask
             block[0](x)
-    torch.testing.assert_close(norms["0"], torch.full((4,), 6**0.5))
+    torch.testing.assert_close(norms["0"], torch.full((4,), 7**0.5))
 
 
 def test_a_tensor_is_summed_once_for_all_that_read_it(model, tokens, monkeypatch):

@@ -219,7 +219,7 @@ def _check_independent(model, calls, others) -> None:
 
 def _equal(leaf, other) -> bool:
     if not isinstance(leaf, torch.Tensor) or not isinstance(other, torch.Tensor):
-        return type(leaf) is type(other) and (leaf == other or not isinstance(leaf, PLAIN))
+        return type(leaf) is type(other) and (not isinstance(leaf, PLAIN) or leaf == other)
     return leaf is other or (leaf.dtype == other.dtype and torch.equal(leaf, other))
 
 
