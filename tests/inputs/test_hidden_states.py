@@ -184,6 +184,15 @@ def test_only_a_call_of_the_same_kind_is_stopped(how, by_name):
     assert torch.equal(found["layer"], expected["layer"])
 
 
+@pytest.mark.parametrize("start", [0, 5])
+def test_tokens_of_a_padded_window_keep_their_positions(start, model, tokens):
+    keep = torch.zeros_like(tokens)
+    keep[:, start : start + 7] = 1
+    real, whole = (wn.first_hidden_states(model, tokens[:1], mask).calls[0] for mask in (keep[:1], None))
+    for (_, here), (_, there) in zip(real, whole, strict=True):
+        assert torch.equal(here["position_embeddings"][0], there["position_embeddings"][0][:, start : start + 7])
+
+
 @pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
 def test_padding_tokens_change_nothing_for_experts(make, tokens):
     """Also in windows that are all padding, and with a hole in the middle."""
@@ -466,8 +475,9 @@ class Bypasses(nn.Module):
 def test_a_layer_that_its_block_does_not_call_is_no_expert(tokens):
     model = with_feed_forward(Bypasses)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"mlp.mlp.down_proj in block 0 is never called as a module"):
-        wn.prune(model, tokens)
+    for look in (wn.prune, wn.first_hidden_states):
+        with pytest.raises(ValueError, match=r"mlp.mlp.down_proj in block 0 is never called as a module"):
+            look(model, tokens)
     model = with_feed_forward(lambda mlp: mlp)
     model.model.layers[2].mlp = Bypasses(model.model.layers[2].mlp)  # a block unlike the first of its class
     with pytest.raises(ValueError, match=r"mlp.mlp.down_proj in block 2 is never called .* 2 are already pruned"):

@@ -154,7 +154,7 @@ def _idle_pass(model, blocks, inputs, answers, change=None):
             if any(isinstance(leaf, Cache) for leaf in tree_leaves(calls[-1])):
                 raise _unsupported(model, f"block {index} is given a cache, although use_cache=False asks for none")
             if type(block) not in answers:
-                with InputNorms(block) as seen, eager(block):
+                with InputNorms(block) as seen:
                     output = forward(x.clone(), *args, **kwargs)
                 _check_all_called(index, block, seen)
                 answers[type(block)] = None if isinstance(output, torch.Tensor) else len(output)
