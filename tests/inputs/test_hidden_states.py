@@ -164,6 +164,8 @@ KINDS = {
     "str": ("a", "aa"),
     "object": (Object(1), Object(2)),
     "list": ([0], [0, 0]),
+    "set": ({0}, {0, 1}),
+    "nesting": ([[0, 0]], [[0], [0]]),
     "shape": (torch.ones(1), torch.ones(2)),
     "dtype": (torch.ones(1), torch.ones(1).double()),
 }
