@@ -1,11 +1,13 @@
 """What enters the blocks and how they are called: shared only where equal, stopped only where certain, or refused."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import UNUSUAL, Chunked, tiny_model, with_feed_forward
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers import BartConfig, BartForCausalLM, BertConfig, BertLMHeadModel, DynamicCache
 from whole import as_run, prune_whole, same
 
@@ -68,7 +70,7 @@ def test_only_an_equal_tensor_at_the_same_place_stands_for_another():
 
 def test_equal_is_the_same_type_and_values():
     one, nan = torch.ones(1), torch.tensor(float("nan"))
-    pairs = [(one, one.clone()), (nan, nan), (None, None), (2, 2), ("a", "a"), (BartConfig(), BartConfig())]
+    pairs = [(one, one.clone()), (nan, nan), (None, None), (2, 2), ("a", "a"), (object(), object())]
     others = [
         (one, one * 2),
         (one, one.double()),
@@ -193,6 +195,49 @@ def test_tokens_of_a_padded_window_keep_their_positions(start, model, tokens):
     real, whole = (wn.first_hidden_states(model, tokens[:1], mask).calls[0] for mask in (keep[:1], None))
     for (_, here), (_, there) in zip(real, whole, strict=True):
         assert torch.equal(here["position_embeddings"][0], there["position_embeddings"][0][:, start : start + 7])
+
+
+def test_positions_counted_by_the_mask_are_told_by_what_they_add(tokens):
+    """OPT counts no padding; here a position adds the less the later it is."""
+    model, keep, entered = tiny_model("opt"), torch.ones_like(tokens), []
+    keep[0, :5] = 0
+    with torch.no_grad():
+        positions = model.model.decoder.embed_positions.weight
+        positions.copy_(-torch.arange(len(positions))[:, None].expand_as(positions))
+        block = wn.decoder_blocks(model)[0]
+        with block.register_forward_pre_hook(lambda _, args: entered.append(args[0])):
+            model(input_ids=tokens[:1], attention_mask=keep[:1])
+    found = wn.first_hidden_states(model, tokens[:1], keep[:1]).hidden[0]
+    assert torch.equal(found, entered[0][:, 5:])
+
+
+def test_custom_code_that_knows_no_positions(tokens):
+    model, keep = Between(hand_on), torch.ones_like(tokens)
+    keep[0, :5] = 0
+    found = wn.first_hidden_states(model, tokens[:2], keep[:2], batch_size=2).hidden
+    for hidden, window, real in zip(found, tokens, keep.bool(), strict=False):
+        assert torch.equal(hidden[0], model.embeddings(window[real]))
+
+
+class Flex(nn.Module):
+    """What torch does where flex attention is called while operations are watched."""
+
+    config = SimpleNamespace(_attn_implementation="flex_attention")
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        assert _get_current_dispatch_mode() is None
+        return self.layer(x)
+
+
+def test_a_block_that_must_not_be_watched_is_not():
+    block, x = Flex(), torch.randn(2, 3, 4)
+    with torch.no_grad(), wn.InputNorms(block) as norms:
+        HiddenStates([x[:1], x[1:]], [[((), {})], [((), {})]]).capture(0, block, "cpu", norms)
+    torch.testing.assert_close(norms["layer"], x.flatten(0, 1).norm(dim=0))
 
 
 @pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
