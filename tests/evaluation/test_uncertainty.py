@@ -178,7 +178,7 @@ def test_they_print_as_a_value_and_its_range():
     assert str(difference._replace(p=1 / 30)) == "+0.3333 [-0.25, +0.5], 9 higher, 2 lower, p = 0.033"
 
 
-@pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [[1.0, 2.0]]])
+@pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [[1.0, 2.0], [3.0, 4.0]]])
 def test_too_little_or_not_finite(values):
     with pytest.raises(ValueError, match="expected two finite numbers"):
         wn.mean_interval(values)
