@@ -121,7 +121,8 @@ def _without_padding(model, blocks, window, real, answers) -> dict:
         return unpadded
     padded = {"input_ids": window, "attention_mask": real[None].long()}
     expected = _idle_pass(model, blocks, padded, answers)[0][:, real]
-    in_place = {**unpadded, "position_ids": real.nonzero().T}
+    # without a mask, transformers would take a gap in the positions for the border between two texts
+    in_place = {**unpadded, "position_ids": real.nonzero().T, "attention_mask": padded["attention_mask"][:, real]}
 
     def difference(inputs):  # models that count positions by the mask show it where positions are embedded
         return float((_idle_pass(model, blocks, inputs, answers)[0] - expected).abs().max())
