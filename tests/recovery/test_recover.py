@@ -317,15 +317,23 @@ def test_a_checkpoint_that_a_power_cut_left_half_is_refused(half_finished):
 
 
 def test_a_checkpoint_is_on_the_disk_before_the_next_step(pruned, text, tmp_path, monkeypatch):
-    synced = set()
-    fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.add(os.fstat(handle).st_ino), fsync(handle))[1])
+    synced, since, fsync = set(), set(), os.fsync
+
+    def watched(handle):
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+        since.add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", watched)
     step_begins = []
 
     def on_step_begin(self, args, state, control, **_):
         made = [path for path in tmp_path.glob("checkpoint-*/**/*")]
         step_begins.append(len(made))
-        assert all(path.stat().st_ino in synced for path in made)
+        if made:  # its files, its own name and theirs
+            assert all(path.stat().st_ino in synced for path in [*made, tmp_path / f"checkpoint-{state.global_step}"])
+            assert tmp_path.stat().st_ino in since
+        since.clear()
 
     monkeypatch.setattr(training.Track, "on_step_begin", on_step_begin, raising=False)
     wn.recover(pruned, text, folder=tmp_path, save_every=1, **{**FAST, "steps": 3})
