@@ -24,7 +24,7 @@ def test_refused_clearly_on_an_older_gpu(monkeypatch):
 
 
 def test_layers_that_do_not_fit_are_named(monkeypatch, tokens):
-    monkeypatch.setattr(ss, "_check_hardware", lambda _: None)
+    monkeypatch.setattr(hardware, "_check_hardware", lambda _: None)
     with pytest.raises(ValueError, match=r"self_attn.q_proj is torch.float32: .* convert first"):
         hardware.use_sparse_kernels(tiny_model())
     with pytest.raises(ValueError, match=r"self_attn.q_proj is not 2:4"):
