@@ -56,9 +56,9 @@ def main() -> None:
 def stored(name: str) -> str:
     """How long the rows of a record took when they were measured."""
     found = record.read(RESULTS / f"{name}.json")
-    seconds = sum(row["seconds"] for row in found["rows"] if "seconds" in row)
+    timed = [row["seconds"] for row in found["rows"] if "seconds" in row]
     devices = {run["device"] for run in found["runs"]}
-    return f"{len(found['rows'])} rows in {duration(seconds)}, on {' and '.join(sorted(devices))}"
+    return f"{len(found['rows'])} rows, {len(timed)} of them in {duration(sum(timed))}, on {' and '.join(sorted(devices))}"
 
 
 if __name__ == "__main__":
