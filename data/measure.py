@@ -56,10 +56,10 @@ def main() -> None:
 
 def stored(name: str) -> str:
     """How long the rows of a record took when they were measured."""
-    stored_record = record.read(RESULTS / f"{name}.json")
-    seconds = sum(row["seconds"] for row in stored_record["rows"] if "seconds" in row)
-    devices = {run["device"] for run in stored_record["runs"]}
-    return f"{len(stored_record['rows'])} rows in {duration(seconds)}, on {' and '.join(sorted(devices))}"
+    found = record.read(RESULTS / f"{name}.json")
+    seconds = sum(row["seconds"] for row in found["rows"] if "seconds" in row)
+    devices = {run["device"] for run in found["runs"]}
+    return f"{len(found['rows'])} rows in {duration(seconds)}, on {' and '.join(sorted(devices))}"
 
 
 if __name__ == "__main__":
