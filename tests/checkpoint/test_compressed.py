@@ -58,7 +58,7 @@ def test_tied_weights_are_stored_once(tokens, tmp_path):
 
 def test_files_that_do_not_fit(model, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no file of save_compressed"):
+    with pytest.raises(ValueError, match="was not written by save_compressed"):
         wn.load_compressed(model, tmp_path / "other.safetensors")
     wn.save_compressed(model, tmp_path / "small.safetensors")
     for other in (tiny_model(num_hidden_layers=4), tiny_model(intermediate_size=64)):
@@ -157,7 +157,7 @@ def test_no_dtype_is_changed_in_silence(stored, built, meta, tokens, tmp_path):
     with init_empty_weights(include_buffers=False) if meta else torch.device("cpu"):
         other = AutoModelForCausalLM.from_config(full.config, dtype=getattr(torch, built))
     before = None if meta else other.lm_head.weight.clone()
-    with pytest.raises(ValueError, match=rf"build the model with dtype=torch.{stored}"):
+    with pytest.raises(ValueError, match=rf"Build the model with dtype=torch.{stored}"):
         wn.load_compressed(other, tmp_path / "small.safetensors")
     assert other.lm_head.weight.is_meta if meta else torch.equal(other.lm_head.weight, before)
 

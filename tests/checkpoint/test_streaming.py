@@ -304,7 +304,7 @@ def quantised(source):
         (no_checkpoint, FileNotFoundError, "No safetensors checkpoint.*expected.*save_pretrained"),
         (eight_bits, ValueError, "up_proj.weight is stored as I8: expected one of F16"),
         (other_shape, ValueError, r"up_proj.weight is \(5, 32\), but by config.json"),
-        (quantised, ValueError, "is quantised: stream the unquantised"),
+        (quantised, ValueError, "is quantised: prune the unquantised"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_before_any_work(fault, kind, message, source, tokens, tmp_path):

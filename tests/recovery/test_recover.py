@@ -366,7 +366,7 @@ def test_an_old_torchao_stands_in_no_way(pruned, text, monkeypatch):
     with pytest.raises(ImportError, match="torchao"):
         wn.recover(copy.deepcopy(pruned), text, **FAST)
     monkeypatch.setattr(recovery, "find_spec", lambda name: True)
-    recovery._beside_old_torchao()
+    recovery.ignore_old_torchao()
     assert wn.recover(pruned, text, **FAST).trainable
 
 
