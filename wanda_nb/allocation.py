@@ -49,9 +49,8 @@ def owl_sparsity(
 
 def _clamped(reduction: torch.Tensor, weights: torch.Tensor, sparsity: float) -> list[float]:
     """``level - reduction`` (blocks,) within the limits, at the level where the mean over weights is the sparsity."""
-    low, high = (
-        sparsity + float(end) for end in reduction.aminmax()
-    )  # below the sparsity everywhere, above it everywhere
+    # at the low level no block exceeds the sparsity, at the high one none falls below it
+    low, high = (sparsity + float(end) for end in reduction.aminmax())
     for _ in range(60):  # halvings, to the last bit
         level = (low + high) / 2
         shares = (level - reduction).clamp(0, max(LIMIT, sparsity))

@@ -54,7 +54,7 @@ def nm_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
 
 
 def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001) -> torch.Tensor:
-    """Remove from each row the lowest scores whose running sum stays within alpha times the row's sum: the variant.
+    """Remove from each row the lowest scores whose running sum stays within alpha times the row's sum.
 
     One alpha for the layer is found by bisection, as published: from 0.4 within [0, 0.8], or up to 1 where a high
     sparsity needs it, until the sparsity is met to the tolerance or ties make that impossible.
@@ -153,7 +153,7 @@ def check_sparsity(sparsity) -> None:
 def check_group(group) -> None:
     """Raise ValueError unless group is one of GROUPS."""
     if group not in GROUPS:
-        raise ValueError(f"group={group!r}: expected one of {', '.join(GROUPS)}: which scores are compared.")
+        raise ValueError(f"group={group!r}: expected one of {', '.join(GROUPS)} (which scores are compared).")
 
 
 def check_pattern(pattern: tuple[int, int]) -> None:

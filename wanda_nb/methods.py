@@ -68,7 +68,7 @@ class Plan(NamedTuple):
         return self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
 
     def select(self, score: torch.Tensor, block: int) -> torch.Tensor:
-        """Choose what to remove: score (out, in) -> mask (out, in), True where a weight is removed."""
+        """The mask (out, in), True where a weight is removed, for a score (out, in)."""
         return nm_mask(score, *self.nm) if self.nm else prune_mask(score, self.sparsity_of(block), self.group)
 
     def scored(self, W, norm) -> torch.Tensor:
@@ -76,9 +76,8 @@ class Plan(NamedTuple):
         score = self.score(W, norm)
         if not isinstance(score, torch.Tensor) or score.shape != W.shape:
             given = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
-            raise ValueError(
-                f"{self.name} gave {given} for a layer of {tuple(W.shape)}: expected one score per weight."
-            )
+            shape = tuple(W.shape)
+            raise ValueError(f"{self.name} gave {given} for a layer of {shape}: expected one score per weight.")
         return score
 
     def updated(self, W, gram, factor, block: int) -> torch.Tensor:
@@ -98,12 +97,12 @@ class Factors:
     """Calls inverse_factor, once for neighbouring layers that read the same input."""
 
     def __init__(self):
-        self.gram, self.factor = None, None
+        self.gram, self.result = None, None
 
     def __call__(self, gram: torch.Tensor) -> tuple[torch.Tensor, float]:
         if self.gram is None or not torch.equal(gram, self.gram):
-            self.gram, self.factor = gram, inverse_factor(gram)
-        return self.factor
+            self.gram, self.result = gram, inverse_factor(gram)
+        return self.result
 
 
 def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group=None, update=None) -> Plan:

@@ -67,7 +67,6 @@ def prune(
     device = usable_device(device) if device is not None else None
     compute = device or _device(blocks[0])
     shape: tuple[int, ...] = ()
-    bos = None
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)
         shape = tuple(tokens.shape)
@@ -84,10 +83,9 @@ def prune(
                 bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
         rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
-    table = pd.DataFrame(rows)
-    report = Report(plan.name, pattern, plan.group, plan.update, shape, table, clock.seconds, memory.peak, bos=bos)
+    report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     if plan.statistic:
-        report.flops, report.rate = two_passes(blocks, tokens), matmul_rate(compute, model.dtype)
+        report.flops, report.rate, report.bos = two_passes(blocks, tokens), matmul_rate(compute, model.dtype), bos
     return report
 
 

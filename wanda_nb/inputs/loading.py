@@ -75,9 +75,7 @@ def _default_model_folder() -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(scratch, folder, copy_function=shutil.move)
                 sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-                (folder / ".sizes.json").write_text(
-                    json.dumps(sizes)
-                )  # last: its presence says that all files are there
+                (folder / ".sizes.json").write_text(json.dumps(sizes))  # last: now all files are there
     return folder
 
 

@@ -78,7 +78,7 @@ def _function(function: types.FunctionType, seen: dict[int, int]) -> str:
 
 
 def _globals_used(function: types.FunctionType) -> dict:
-    """The globals that a function uses, by name. Raises Unidentified for names of which nothing is known."""
+    """The globals that a function uses, by name. Raises Unidentified for names whose value may change."""
     values: dict = {}
     for instruction in _instructions(function.__code__):
         name = instruction.argval

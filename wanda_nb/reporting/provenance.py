@@ -39,8 +39,7 @@ def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "python": platform.python_version(),
-        "versions": {name: number for name in PACKAGES if (number := package_version(name))}
-        | {"wanda-nb": own_version},
+        "versions": {name: v for name in PACKAGES if (v := package_version(name))} | {"wanda-nb": own_version},
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
