@@ -1,4 +1,4 @@
-"""The machine: how fast it multiplies; 2:4 kernels, refused where there are none; sizes by arithmetic and by torch."""
+"""The machine: 2:4 refused where there are no kernels, the dtype that it has, how fast it multiplies."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from tiny import tiny_model
 
 import wanda_nb as wn
 from wanda_nb import hardware
-from wanda_nb.checkpoint.compressed import compressed_bytes
 from wanda_nb.masks import is_nm
 
 
@@ -20,11 +19,11 @@ def test_refused_clearly_on_an_older_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     with pytest.raises(RuntimeError, match=r"\(Tesla T4, compute capability 7.5\)"):
-        hardware._check_hardware(torch.device("cuda"))
+        hardware.check_sparse_kernels(torch.device("cuda"))
 
 
 def test_layers_that_do_not_fit_are_named(monkeypatch, tokens):
-    monkeypatch.setattr(hardware, "_check_hardware", lambda _: None)
+    monkeypatch.setattr(hardware, "check_sparse_kernels", lambda _: None)
     with pytest.raises(ValueError, match=r"self_attn.q_proj is torch.float32: .* convert first"):
         hardware.use_sparse_kernels(tiny_model())
     with pytest.raises(ValueError, match=r"self_attn.q_proj is not 2:4"):
@@ -41,22 +40,6 @@ def test_is_nm(n, m, tokens):
     assert is_nm(W, n, m)
     assert not is_nm(tiny_model().model.layers[2].mlp.down_proj.weight, n, m)
     assert not is_nm(torch.zeros(4, 10), 2, 4)
-
-
-def test_compressed_bytes():
-    assert compressed_bytes(1024, torch.float16, "dense") == 2048
-    assert compressed_bytes(1024, torch.float16, "2:4") == 1024 + 128  # 0.5625 of dense, as the vendor says
-    assert compressed_bytes(1024, torch.bfloat16, "bitmask") == 1024 + 128
-    assert compressed_bytes(1024, torch.float32, "csr", sparsity=0.75) == 256 * 8
-    with pytest.raises(ValueError, match="kind='zip': expected one of dense, 2:4"):
-        compressed_bytes(8, torch.float16, "zip")
-
-
-def test_csr_bytes_are_what_torch_stores():
-    W = wn.prune_mask(torch.rand(64, 256)).logical_not().float()
-    csr = W.to_sparse_csr()
-    stored = csr.values().nbytes + csr.col_indices().int().nbytes
-    assert stored == compressed_bytes(W.numel(), torch.float32, "csr")
 
 
 def test_paired_seconds_calls_in_turn():
@@ -77,6 +60,13 @@ def test_sparse_kernels_give_the_same_outputs():
     before = model(input_ids=tokens).logits
     assert hardware.use_sparse_kernels(model) == 21
     torch.testing.assert_close(model(input_ids=tokens).logits, before, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_the_dtype_is_one_the_device_has(monkeypatch, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    assert hardware.native_dtype(torch.device("cuda")) is expected
+    assert hardware.native_dtype(torch.device("cpu")) is torch.float32
 
 
 class SlowMachine:

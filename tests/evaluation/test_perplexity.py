@@ -129,7 +129,7 @@ def test_a_foreign_file_is_never_overwritten(model, tokens, tmp_path, content, m
     monkeypatch.setattr(evaluation, "batch_losses", lambda *_: pytest.fail("work was done"))
     kept = tmp_path / "file"
     kept.write_bytes(content)
-    with pytest.raises(ValueError, match="file holds something else than losses"):
+    with pytest.raises(ValueError, match="file holds something other than losses"):
         wn.window_losses(model, tokens, kept=kept)
     assert kept.read_bytes() == content
 
@@ -137,7 +137,7 @@ def test_a_foreign_file_is_never_overwritten(model, tokens, tmp_path, content, m
 def test_a_pickle_in_place_of_the_losses_is_not_run(model, tokens, tmp_path):
     kept = tmp_path / "file"
     kept.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    with pytest.raises(ValueError, match="file holds something else than losses"):
+    with pytest.raises(ValueError, match="file holds something other than losses"):
         wn.window_losses(model, tokens, kept=kept)
     assert not (tmp_path / "ran").exists()
 
@@ -149,7 +149,7 @@ def test_a_line_that_is_no_loss_is_refused(model, tokens, tmp_path, line):
     lines = kept.read_text().splitlines()
     lines[2] = line
     kept.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="losses, line 3, is none of losses"):
+    with pytest.raises(ValueError, match="losses, line 3, is not one of the losses"):
         wn.window_losses(model, tokens[:4], batch_size=2, kept=kept)
     assert kept.read_text().splitlines() == lines
 

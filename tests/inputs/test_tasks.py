@@ -257,7 +257,7 @@ def as_lm_evals_cache(path, payload):
 def test_no_file_of_answers_can_run_code(loaded, tmp_path, write):
     write(tmp_path / "answers", Payload(tmp_path / "ran"))
     before = (tmp_path / "answers").read_bytes()
-    with pytest.raises(ValueError, match="holds something else than answers"):
+    with pytest.raises(ValueError, match="holds something other than answers"):
         kept_run(loaded, tmp_path / "answers", [])
     assert not (tmp_path / "ran").exists() and (tmp_path / "answers").read_bytes() == before
 
@@ -273,7 +273,7 @@ def test_a_line_that_is_no_answer_is_refused(loaded, tmp_path, line):
         kept_run(loaded, tmp_path / "answers", [])
     with open(tmp_path / "answers", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="answers, line 17, is none of answers"):
+    with pytest.raises(ValueError, match="answers, line 17, is not one of the answers"):
         kept_run(loaded, tmp_path / "answers", [])
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from ..distributed import my_share, world
+from ..files import other_place
 from ..hardware import PeakMemory, allocator, usable_device, windows_at_a_time
 from ..inputs.hidden_states import first_hidden_states
 from ..inputs.text import begin_with_bos, check_tokens
@@ -82,9 +83,7 @@ def prune_checkpoint(
     its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
-    destination = Path(destination)
-    if destination.exists() and destination.resolve() == Path(source).resolve():
-        raise ValueError(f"{destination} is the source, which is never changed: choose another destination.")
+    destination = other_place(Path(destination), Path(source))
     request = _request(source, tokens, method, sparsity, attention_mask, device, batch_size, dtype, choice)
     with in_use(destination):
         return _pruned(request, destination, budget, calibration)

@@ -1,4 +1,4 @@
-"""What is half finished, in a file that says whose it is: JSON and nothing else, on the disk before more is begun."""
+"""Results of an unfinished run, in a file that says what they belong to: JSON alone, on disk before more is begun."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..files import write_text
 
 
 class Kept:
-    """Lines of JSON in a file, under a first line that says whose they are.
+    """Lines of JSON in a file, under a header line that says what they belong to.
 
-    of: what must be the same for the lines to be of use. value: makes a line's value of the JSON in it, or raises
-    ValueError. A line that was cut short, at the end, is dropped. Raises ValueError for a file that was begun with
-    something else, or that holds anything else; no such file is changed.
+    of: the header; it must equal that of the file. value: makes a line's value from its JSON, or raises ValueError. A
+    last line that was cut short is dropped. Raises ValueError for a file with another header or with anything else in
+    it, and leaves that file as it is.
     """
 
     def __init__(self, path, of: dict, value: Callable):
         self.path, self.of, self.values = Path(path), of, []
         content = self.path.read_bytes() if self.path.exists() else b""
         first, *lines = content.split(b"\n")
-        if content and (content == first or not self._is_mine(first)):
-            raise ValueError(f"{self.path} holds something else than {of['kept']}: name another file.")
+        if content and (content == first or not self._is_header(first)):
+            raise ValueError(f"{self.path} holds something other than {of['kept']}: name another file.")
         self.ends = [len(first) + 1]  # of each whole line, in bytes
         for line in lines[:-1]:
             try:
@@ -31,25 +31,25 @@ class Kept:
             except (ValueError, TypeError, RecursionError) as error:
                 number = len(self.values) + 2
                 raise ValueError(
-                    f"{self.path}, line {number}, is none of {of['kept']}: is the file damaged? Remove it."
+                    f"{self.path}, line {number}, is not one of the {of['kept']}: is the file damaged? Remove it."
                 ) from error
             self.ends.append(self.ends[-1] + len(line) + 1)
 
-    def _is_mine(self, line: bytes) -> bool:
+    def _is_header(self, line: bytes) -> bool:
         try:
-            theirs = json.loads(line)
-            if theirs["kept"] != self.of["kept"]:
+            header = json.loads(line)
+            if header["kept"] != self.of["kept"]:
                 return False
-            other = [key for key in self.of if theirs.get(key) != self.of[key]]
+            different = [key for key in self.of if header.get(key) != self.of[key]]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return False
-        if other:
-            what = " and ".join(f"another {key}" for key in other)
-            raise ValueError(f"{self.path} keeps {self.of['kept']} of {what}: name another file, or remove it.")
+        if different:
+            origin = " and ".join(f"another {key}" for key in different)
+            raise ValueError(f"{self.path} keeps {self.of['kept']} of {origin}: name another file, or remove it.")
         return True
 
     def __enter__(self) -> Kept:
-        """Open for more, after as many lines as there are values."""
+        """Open the file to add to it, after as many lines as there are values."""
         if not self.path.exists() or not self.path.stat().st_size:
             write_text(self.path, json.dumps(self.of) + "\n")
             self.ends = [self.path.stat().st_size]
@@ -59,11 +59,11 @@ class Kept:
         return self
 
     def add(self, values: list) -> None:
-        """Write more values, a line each."""
+        """Write more values, one line each."""
         self.file.write("".join(json.dumps(value) + "\n" for value in values).encode())
 
     def sync(self) -> None:
-        """Have all that was added on the disk, where a power cut leaves it."""
+        """Flush all that was added to the disk, where it survives a power cut."""
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -72,25 +72,25 @@ class Kept:
             self.sync()
 
 
-def same_call(path: Path, asked: dict, alone: bool = False) -> dict | None:
-    """The record of a command at path, if it was asked for the same; None where there is no such file.
+def same_call(path: Path, arguments: dict, alone: bool = False) -> dict | None:
+    """The record at path of a command with the same arguments; None if there is no such file.
 
-    asked: settings by name, which stand in the record as "asked". Raises FileExistsError for any other file, and if
-    it should be alone, for a folder that holds other files and no record.
+    arguments: by name, as the record has them under "asked". Raises FileExistsError for a record with other arguments
+    and for any other file; with ``alone``, also for a folder that holds other files but no record.
     """
-    others = alone and any(beside.suffix != ".tmp" for beside in path.parent.glob("*"))
+    occupied = alone and any(file.suffix != ".tmp" for file in path.parent.glob("*"))
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key in asked if record["asked"].get(key) != asked[key]]
+        different = [key for key in arguments if record["asked"].get(key) != arguments[key]]
     except FileNotFoundError:
-        if others:
+        if occupied:
             raise FileExistsError(f"{path.parent} is not empty: choose another destination, or clear it.") from None
         return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileExistsError(f"{path} is no record of this command: choose another place, or remove it.") from error
-    if other:
+    if different:
         raise FileExistsError(
-            f"{path} is the record of a call with something else as {', '.join(other)}. Give the same arguments to go "
-            "on with it, or choose another place."
+            f"{path} is the record of a call with something else as {', '.join(different)}. Give the same arguments to "
+            "continue it, or choose another place."
         )
     return record
