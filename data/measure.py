@@ -59,7 +59,9 @@ def stored(name: str) -> str:
     found = record.read(RESULTS / f"{name}.json")
     timed = [row["seconds"] for row in found["rows"] if "seconds" in row]
     devices = {run["device"] for run in found["runs"]}
-    return f"{len(found['rows'])} rows, {len(timed)} of them in {duration(sum(timed))}, on {' and '.join(sorted(devices))}"
+    return (
+        f"{len(found['rows'])} rows, {len(timed)} of them in {duration(sum(timed))}, on {' and '.join(sorted(devices))}"
+    )
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from .inputs.tasks import PAPER_TASKS
 from .inputs.text import begin_with_bos
 from .methods import METHODS
 from .reporting.identity import identity, tokens_identity
-from .reporting.kept import same_call
 from .reporting.provenance import provenance
+from .reporting.unfinished import same_call
 
 
 def say(*words) -> None:

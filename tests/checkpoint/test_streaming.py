@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 import wanda_nb as wn
 from wanda_nb import hardware as memory
-from wanda_nb.checkpoint import runs, shards, skeleton
+from wanda_nb.checkpoint import resume, shards, skeleton
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ def test_a_folder_with_other_things_is_left_alone(source, tokens, tmp_path):
 
 
 def test_too_little_space_is_seen_before_the_start(source, tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 10**3))
+    monkeypatch.setattr(resume.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 10**3))
     with pytest.raises(OSError, match=r"has .* free, but the pruned model takes"):
         wn.prune_checkpoint(source, tmp_path / "out", tokens)
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from ..blocks import linear_layers
 from ..distributed import world
 from ..methods import Plan
 from ..reporting.progress import Clock
-from .runs import Run
+from .resume import Run
 from .shards import FLOATS, check_finite, read_shard, write_shard
 from .skeleton import Skeleton
 

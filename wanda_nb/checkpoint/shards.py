@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from ..files import settle, sync, write_text
 
-RECORD = "run.json"  # of the run that wrote the folder, see runs.py
+RECORD = "run.json"  # of the run that wrote the folder, see resume.py
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".tmp"}
 # safetensors' names of the dtypes that torch multiplies matrices in

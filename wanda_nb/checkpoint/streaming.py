@@ -22,7 +22,7 @@ from ..reporting.provenance import provenance
 from ..reporting.report import Report, gib
 from .estimate import Estimate, estimate_pruning
 from .on_disk import OnDisk
-from .runs import Run, identity, in_use
+from .resume import Run, identity, in_use
 from .skeleton import Skeleton
 
 

@@ -9,8 +9,8 @@ import string
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from ..reporting.kept import Kept
 from ..reporting.progress import progress_bar
+from ..reporting.unfinished import Kept
 
 
 def make_harness(model, tokenizer, batch_size: int):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from ..blocks import evaluating, replaced_forward
 from ..inputs.text import check_tokens
 from ..reporting.identity import identity, tokens_identity
-from ..reporting.kept import Kept
 from ..reporting.progress import progress_bar
+from ..reporting.unfinished import Kept
 
 LOGITS_AT_ONCE = 2**24  # numbers; 64 MiB in float32, whatever the vocabulary
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ..distributed import from_first_rank, world
 from ..files import write_text
 from ..reporting.card import write_card
-from ..reporting.functions import Unidentified, function_identity
+from ..reporting.function_identity import Unidentified, function_identity
 from ..reporting.report import Report, gib
 from .shards import INDEX, RECORD, copy_other_files, write_index
 
