@@ -2,6 +2,7 @@
 
 import gc
 
+import accelerate.utils.imports
 import pretended_gpu
 import pytest
 import torch
@@ -24,4 +25,13 @@ def like_a_gpu(monkeypatch):
 def gpu(request):
     """A pretended GPU that is on during the test; "cuda" unless the test says otherwise."""
     with pretended_gpu.device(getattr(request, "param", "cuda")) as gpu:
+        forget_devices()
         yield gpu
+    forget_devices()
+
+
+def forget_devices():
+    """accelerate remembers which devices there are."""
+    for function in vars(accelerate.utils.imports).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()

@@ -102,8 +102,9 @@ def test_pruning_on_other_devices(tokens, tmp_path, gpu):
 
 
 def test_no_float64_where_there_is_none(tokens):
+    small = {"architecture": "bloom", "hidden_size": 16}
     with pretended_gpu.device("mps", float64=False):
         for how in ({"method": "magnitude"}, {"method": "ria"}, {"method": "sparsegpt"}, {"update": "one-shot"}):
-            wn.prune(tiny_model("bloom"), text(how, tokens), device="mps", **how)
-        wn.owl_sparsity(tiny_model("bloom"), tokens, device="mps")
-        wn.perplexity(tiny_model("bloom").to("mps"), tokens)
+            wn.prune(tiny_model(**small), text(how, tokens), device="mps", **how)
+        wn.owl_sparsity(tiny_model(**small), tokens, device="mps")
+        wn.perplexity(tiny_model(**small).to("mps"), tokens)

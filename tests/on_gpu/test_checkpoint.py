@@ -1,8 +1,13 @@
 """prune_checkpoint on a pretended GPU: the CPU's files byte for byte, wherever the hidden states are."""
 
+from unittest.mock import patch
+
 import pretended_gpu
 import pytest
-from package import HOW, files, inner, nothing_left, replaced, saved, text
+import torch
+from package import HOW, LITTLE, files, inner, nothing_left, replaced, saved, text
+from pretended_streams import Race
+from pretended_tensors import Tensor
 
 import wanda_nb as wn
 
@@ -21,7 +26,7 @@ def prune(folder, name, tokens, how, **settings):
 )
 def test_the_files_are_the_cpus(how, place, tokens, tmp_path):
     how = HOW[how]
-    saved(tmp_path / "dense")
+    saved(tmp_path / "dense", **LITTLE)
     expected = prune(tmp_path, "cpu", tokens, how)
     with pretended_gpu.device() as gpu:
         gpu.free = None if place == "gpu" else 10
@@ -35,7 +40,7 @@ def test_hidden_states_lie_where_there_is_room(tokens, tmp_path):
     for place in ("gpu", "cpu"):
         with pretended_gpu.device() as gpu:
             gpu.free = None if place == "gpu" else 10
-            prune(tmp_path, place, tokens.repeat(10, 4), {}, device="cuda")
+            prune(tmp_path, place, tokens.repeat(10, 4), {"batch_size": 10}, device="cuda")
             peaks[place] = gpu.peak
     assert peaks["gpu"] - peaks["cpu"] > 0.8 * 40 * tokens.numel() * 32 * 4
 
@@ -64,3 +69,24 @@ def test_a_few_blocks_at_a_time_are_there(tokens, tmp_path, gpu):
     size = sum(map(len, files(tmp_path / "dense").values()))
     prune(tmp_path, "gpu", tokens[:2, :6], {"batch_size": 1}, device="cuda")
     assert gpu.peak < size / 2
+
+
+def test_many_times_over_no_two_streams_meet(tokens, tmp_path, gpu):
+    """Every block is prefetched while another one is computed and a third is written: the waits between them hold."""
+    saved(tmp_path / "dense", num_hidden_layers=12, **LITTLE)
+    prune(tmp_path, "gpu", tokens[:2, :6], {"batch_size": 1}, device="cuda")
+    assert gpu.launched.keys() >= {0, 1, 2} and nothing_left(gpu)
+
+
+def nothing(*_, **__):
+    pass
+
+
+@pytest.mark.parametrize("missing", ["record_stream", "wait_event", "synchronize"])
+def test_without_it_streams_race(missing, tokens, tmp_path):
+    """Each kind of order that the package asks for is needed: where the device ignores it, a race is found."""
+    saved(tmp_path / "dense", **LITTLE)
+    with pytest.raises(Race), pretended_gpu.device():
+        owner = Tensor if missing == "record_stream" else torch.cuda.Stream
+        with patch.object(owner, missing, nothing):
+            prune(tmp_path, "gpu", tokens, {}, device="cuda")

@@ -5,14 +5,14 @@ from itertools import count
 import pretended_gpu
 import pytest
 import torch
-from package import HOW, PADDING, assert_same, at_home, block_bytes, nothing_left, text, weights
+from package import HOW, LITTLE, PADDING, assert_same, at_home, block_bytes, nothing_left, text, weights
 from tiny import ARCHITECTURES, tiny_model
 
 import wanda_nb as wn
 
 
-def pruned_on_cpu(how, tokens, architecture="llama"):
-    model = tiny_model(architecture)
+def pruned_on_cpu(how, tokens, **settings):
+    model = tiny_model(**settings)
     wn.prune(model, text(how, tokens), **how)
     return weights(model)
 
@@ -20,7 +20,7 @@ def pruned_on_cpu(how, tokens, architecture="llama"):
 @pytest.mark.parametrize("how", HOW)
 def test_blocks_visit_and_go_home(how, tokens, request):
     how = HOW[how]
-    expected, model = pruned_on_cpu(how, tokens), tiny_model()
+    expected, model = pruned_on_cpu(how, tokens, **LITTLE), tiny_model(**LITTLE)
     with pretended_gpu.device() as gpu:
         gpu.initialised = True  # issue item 1
         wn.prune(model, text(how, tokens), device="cuda", **how)
@@ -31,12 +31,12 @@ def test_blocks_visit_and_go_home(how, tokens, request):
 @pytest.mark.parametrize("how", HOW)
 def test_the_whole_model_is_there(how, tokens, gpu):
     how = HOW[how]
-    model = tiny_model().to("cuda")
+    model = tiny_model(**LITTLE).to("cuda")
     gpu.copies.clear()
     wn.prune(model, text(how, tokens), **how)
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
-    assert gpu.copied("in") < block_bytes(model) / 4  # tokens and masks, no weights
-    assert_same(weights(model), pruned_on_cpu(how, tokens))
+    assert gpu.copied("in") < block_bytes(model)  # tokens and masks, no weights
+    assert_same(weights(model), pruned_on_cpu(how, tokens, **LITTLE))
     del model
     assert nothing_left(gpu)
 
@@ -45,7 +45,7 @@ def test_the_whole_model_is_there(how, tokens, gpu):
 def test_every_architecture(architecture, tokens, gpu):
     how, model = {"attention_mask": PADDING}, tiny_model(architecture)
     wn.prune(model, tokens, device="cuda", **how)
-    assert_same(weights(model), pruned_on_cpu(how, tokens, architecture))
+    assert_same(weights(model), pruned_on_cpu(how, tokens, architecture=architecture))
     assert at_home(model) and nothing_left(gpu)
 
 
