@@ -9,8 +9,7 @@ device and their peak, every copy to and from it, and how often the host waits.
 
 What it cannot tell: no backward pass (autograd asks C++ for the accelerator); the CPU's numbers, not those of a GPU's
 kernels; one device; memory without an allocator's rounding and cache, and without the scratch inside kernels; host
-threads know of each other's waiting at once; ``numpy``, ``tolist`` and safetensors read pinned memory unseen;
-``scaled_dot_product_attention`` for "cuda" alone, of which C++ knows nothing here.
+threads know of each other's waiting at once; ``numpy``, ``tolist`` and safetensors read pinned memory unseen.
 Its hooks reach into all of torch: run it in a process of its own. Numbers are the CPU's bit for bit only where both
 take the same kernels, for attention under ``sdpa_kernel(SDPBackend.MATH)``.
 """
@@ -245,11 +244,22 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
     }  # fmt: skip
 
 
-GUARDS: list = []  # C++ keeps pointers into them
+def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    """scaled_dot_product_attention; C++ chooses its kernel by the device, of which it knows nothing."""
+    if not isinstance(query, Tensor):
+        return ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
+    how = {"scale": scale, "enable_gqa": enable_gqa}
+    return aten._scaled_dot_product_attention_math(query, key, value, attn_mask, dropout_p, is_causal, **how)[0]
 
 
-def ensure_guard(kind: str) -> None:
-    """C++ asks a registry for the guard of a tensor's device, where a build without the backend has a null pointer.
+ATTENTION = torch.nn.functional.scaled_dot_product_attention
+GUARDS: dict = {}  # C++ keeps pointers into them
+
+
+def set_guard(kind: str) -> None:
+    """C++ asks a registry for the guard of a tensor's device: none in a build without the backend, else one that fails.
 
     The guard put there has a table of virtual functions that all answer with the device: its type in one byte, then
     its index, 0.
@@ -257,12 +267,11 @@ def ensure_guard(kind: str) -> None:
     library = next((Path(torch.__file__).parent / "lib").glob("libc10.*"))
     registry = (ctypes.c_void_p * 16).in_dll(ctypes.CDLL(str(library)), "_ZN3c104impl26device_guard_impl_registryE")
     number = DEVICE_TYPES[kind]
-    if not registry[number]:
-        answer = ctypes.CFUNCTYPE(ctypes.c_short)(lambda: number)
-        table = (ctypes.c_void_p * 64)(*[ctypes.cast(answer, ctypes.c_void_p).value] * 64)
-        guard = ctypes.c_void_p(ctypes.addressof(table))
-        GUARDS.append((answer, table, guard))
-        registry[number] = ctypes.addressof(guard)
+    answer = ctypes.CFUNCTYPE(ctypes.c_short)(lambda: number)
+    table = (ctypes.c_void_p * 64)(*[ctypes.cast(answer, ctypes.c_void_p).value] * 64)
+    guard = ctypes.c_void_p(ctypes.addressof(table))
+    GUARDS[kind] = answer, table, guard
+    registry[number] = ctypes.addressof(guard)
 
 
 @contextmanager
@@ -271,7 +280,8 @@ def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="P
 
     Raises Race at the end for memory that was freed too early, if nothing else was raised.
     """
-    ensure_guard(kind)
+    if kind not in GUARDS:
+        set_guard(kind)
     gpu = Gpu(kind, total, float64)
     run_thread = threading.Thread.run
 
@@ -287,6 +297,7 @@ def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="P
             does = offered(gpu, name, capability)
             for module in (getattr(torch, kind), torch.accelerator):
                 stack.enter_context(patch.multiple(module, **{n: f for n, f in does.items() if hasattr(module, n)}))
+            stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", attention))
             stack.enter_context(patch.object(threading.Thread, "run", run))
             stack.enter_context(Mode(gpu))
             yield gpu

@@ -5,7 +5,7 @@ import json
 import pretended_gpu
 import pytest
 import torch
-from package import assert_same, at_home, files, nothing_left, saved, text, weights
+from package import LITTLE, assert_same, at_home, files, nothing_left, saved, text, weights
 from tiny import ARCHITECTURES, tiny_model
 
 import wanda_nb as wn
@@ -85,7 +85,7 @@ def test_the_command_line_takes_the_gpu_there_is(gpu):
 @OTHERS
 def test_pruning_on_other_devices(tokens, tmp_path, gpu):
     kind = gpu.device.type
-    expected, visiting, whole = (tiny_model("bloom") for _ in range(3))  # whose attention is plain matrix products
+    expected, visiting, whole = (tiny_model() for _ in range(3))
     whole.to(kind)
     wn.prune(expected, tokens)
     wn.prune(visiting, tokens, device=kind)
@@ -93,7 +93,7 @@ def test_pruning_on_other_devices(tokens, tmp_path, gpu):
     assert at_home(visiting) and gpu.peak > 0
     assert_same(weights(visiting), weights(expected))
     assert_same(weights(whole), weights(expected))
-    saved(tmp_path / "dense", architecture="bloom")
+    saved(tmp_path / "dense")
     for name in ("cpu", kind):
         wn.prune_checkpoint(tmp_path / "dense", tmp_path / name, tokens, device=name)
     assert files(tmp_path / "cpu") == files(tmp_path / kind)
@@ -102,9 +102,8 @@ def test_pruning_on_other_devices(tokens, tmp_path, gpu):
 
 
 def test_no_float64_where_there_is_none(tokens):
-    small = {"architecture": "bloom", "hidden_size": 16}
     with pretended_gpu.device("mps", float64=False):
         for how in ({"method": "magnitude"}, {"method": "ria"}, {"method": "sparsegpt"}, {"update": "one-shot"}):
-            wn.prune(tiny_model(**small), text(how, tokens), device="mps", **how)
-        wn.owl_sparsity(tiny_model(**small), tokens, device="mps")
-        wn.perplexity(tiny_model(**small).to("mps"), tokens)
+            wn.prune(tiny_model(**LITTLE), text(how, tokens), device="mps", **how)
+        wn.owl_sparsity(tiny_model(**LITTLE), tokens, device="mps")
+        wn.perplexity(tiny_model(**LITTLE).to("mps"), tokens)

@@ -1,5 +1,6 @@
 """prune_checkpoint on a pretended GPU: the CPU's files byte for byte, wherever the hidden states are."""
 
+from contextlib import ExitStack
 from unittest.mock import patch
 
 import pretended_gpu
@@ -82,11 +83,19 @@ def nothing(*_, **__):
     pass
 
 
-@pytest.mark.parametrize("missing", ["record_stream", "wait_event", "synchronize"])
+ORDER = {"record_stream": (Tensor, "is freed"), "wait_event": ("Stream", "reads"), "synchronize": ("Stream", "reads")}
+
+
+@pytest.mark.parametrize("missing", [None, *ORDER])
 def test_without_it_streams_race(missing, tokens, tmp_path):
     """Each kind of order that the package asks for is needed: where the device ignores it, a race is found."""
-    saved(tmp_path / "dense", **LITTLE)
-    with pytest.raises(Race), pretended_gpu.device():
-        owner = Tensor if missing == "record_stream" else torch.cuda.Stream
-        with patch.object(owner, missing, nothing):
-            prune(tmp_path, "gpu", tokens, {}, device="cuda")
+    saved(tmp_path / "dense", dtype=torch.bfloat16, **LITTLE)
+    with ExitStack() as stack:
+        if missing is not None:
+            stack.enter_context(pytest.raises(Race, match=ORDER[missing][1]))
+        stack.enter_context(pretended_gpu.device())
+        stack.enter_context(patch("torch.cuda.synchronize", nothing))  # the clock's waits would hide it
+        if missing is not None:
+            owner = torch.cuda.Stream if ORDER[missing][0] == "Stream" else Tensor
+            stack.enter_context(patch.object(owner, missing, nothing))
+        prune(tmp_path, "gpu", tokens, {}, device="cuda", dtype=torch.float32)

@@ -1,5 +1,6 @@
 """What the pretended GPU found in the package: each test is expected to fail until the fault is mended."""
 
+import json
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ from pretended_streams import Race
 from tiny import tiny_model
 
 import wanda_nb as wn
+from wanda_nb.__main__ import parser
 
 
 def issue(item, error=AssertionError):
@@ -154,3 +156,43 @@ def test_one_process_trains_on_one_device(tokens, tmp_path, gpu):
         model = tiny_model().to("cuda")
         made = inner("trainer")[0].trainer(model, tokens, settings, tmp_path, None, [])
         assert made.args.n_gpu == 1 and made.args.train_batch_size == 2
+
+
+ANY = pytest.mark.xfail(strict=True, raises=(AssertionError, RuntimeError), reason="issue, Any accelerator")
+OTHERS = pytest.mark.parametrize("gpu", ["xpu", "mps"], indirect=True)
+
+
+@ANY
+@OTHERS
+def test_the_command_line_takes_any_device(gpu):
+    assert parser().parse_args(["evaluate", "model"]).device == gpu.device.type
+
+
+@ANY
+@OTHERS
+def test_any_device_is_recorded(tokens, tmp_path, gpu):
+    saved(tmp_path / "dense")
+    wn.prune_checkpoint(tmp_path / "dense", tmp_path / "out", None, "magnitude", device=gpu.device.type)
+    assert not json.loads((tmp_path / "out" / "pruning.json").read_text())["device"].startswith("CPU")
+
+
+@ANY
+@OTHERS
+def test_device_memory_is_the_devices(tokens, gpu):
+    report = wn.prune(tiny_model(), tokens, device=gpu.device.type)
+    assert report.peak_memory <= gpu.peak  # mps tells only what is in use, so a peak that is sampled
+
+
+@ANY
+@pytest.mark.parametrize("gpu", ["xpu"], indirect=True)  # mps has no streams
+def test_any_device_reads_and_writes_beside_the_computing(tokens, tmp_path, gpu):
+    saved(tmp_path / "dense")
+    wn.prune_checkpoint(tmp_path / "dense", tmp_path / "out", tokens, device="xpu", batch_size=2)
+    assert len(gpu.launched) == 3
+
+
+@ANY
+@pytest.mark.parametrize("gpu", pretended_gpu.DEVICE_TYPES, indirect=True)
+def test_auto_takes_the_best_there_is(tokens, gpu):
+    wn.prune(tiny_model(), tokens, device="auto")
+    assert gpu.peak > 0
