@@ -169,8 +169,7 @@ class Gpu(Clocks):
         result = func(*args, **kwargs)
         if self.pinned and tensors:
             reads, writes = self.uses(func, args, kwargs, tensors, result)
-            results = tensors_in(result)
-            if writes or not results or not self.memories_of(results):  # else a view
+            if writes or not self.memories_of(tensors_in(result)):  # else a view
                 self.expect(self.host, "the host", reads, writes)
         return result
 

@@ -121,7 +121,7 @@ def classes(clocks: Clocks, device: torch.device) -> tuple[type, type]:
             self.seen = Counter()
 
         def record(self, stream=None):
-            self.seen = clocks.clocks[number(stream)] | clocks.host
+            self.seen = Counter(clocks.clocks[number(stream)])
 
         def wait(self, stream=None):
             clocks.clocks[number(stream)] |= self.seen

@@ -72,7 +72,7 @@ def test_bytes_alive_and_their_peak(gpu):
     x = on_gpu(KIB)
     view, same = x.view(2, -1)[1], x.detach()
     assert gpu.alive == 4 * KIB
-    x += x  # through a temporary? No: in place
+    x += x
     assert gpu.peak == 4 * KIB
     y = x + x
     assert gpu.alive == gpu.peak == 8 * KIB == torch.cuda.memory_allocated()
@@ -89,7 +89,7 @@ def test_out_of_memory():
         assert torch.cuda.mem_get_info() == (4 * KIB, 8 * KIB)
         with pytest.raises(torch.OutOfMemoryError, match="8192 bytes, 4096 are free"):
             on_gpu(2 * KIB)
-        on_gpu(KIB) * 1 if x is None else x.mul_(2)
+        assert on_gpu(KIB).shape == x.shape
 
 
 def test_bytes_copied_each_way_and_when(gpu):
