@@ -59,9 +59,8 @@ def stored(name: str) -> str:
     found = record.read(RESULTS / f"{name}.json")
     timed = [row["seconds"] for row in found["rows"] if "seconds" in row]
     devices = {run["device"] for run in found["runs"]}
-    return (
-        f"{len(found['rows'])} rows, {len(timed)} of them in {duration(sum(timed))}, on {' and '.join(sorted(devices))}"
-    )
+    time = f"{len(timed)} of them in {duration(sum(timed))}" if timed else "their times were not noted"
+    return f"{len(found['rows'])} rows, {time}, on {' and '.join(sorted(devices))}"
 
 
 if __name__ == "__main__":

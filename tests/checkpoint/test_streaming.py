@@ -352,9 +352,11 @@ def test_wrong_arguments_are_refused_before_any_work(how, message, source, token
     assert not (tmp_path / "out").exists()
 
 
-def test_the_source_is_never_the_destination(source, tokens):
-    with pytest.raises(ValueError, match="is the source"):
-        wn.prune_checkpoint(source, source.parent / "." / "source", tokens)
+@pytest.mark.parametrize("destination", ["./source", "source/inside", "."])
+def test_the_destination_never_overlaps_the_source(source, tokens, destination):
+    with pytest.raises(ValueError, match="overlap: choose another destination"):
+        wn.prune_checkpoint(source, source.parent / destination, tokens)
+    assert not (source / "inside").exists()
 
 
 def test_a_folder_with_other_things_is_left_alone(source, tokens, tmp_path):

@@ -88,12 +88,12 @@ def zero_shot(
     with evaluating(model), quiet():
         harness = make_harness(model, tokenizer, batch_size)
         if kept is None:
-            return _scored(harness, loaded, limit)
+            return score_tasks(harness, loaded, limit)
         with remembering(harness, kept, {"model": identity(model), "tokenizer": tokenizer_identity(tokenizer)}) as lm:
-            return _scored(lm, loaded, limit)
+            return score_tasks(lm, loaded, limit)
 
 
-def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
+def score_tasks(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
     """The result of any of lm-eval's language models on the tasks of ``load_tasks``."""
     from lm_eval.evaluator import evaluate
 
