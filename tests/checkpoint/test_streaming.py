@@ -12,7 +12,7 @@ import pytest
 import torch
 from folders import INDEX, Killed, contents, load, rewrite, saved, stop_after
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, label, tiny_model
 from transformers import AutoTokenizer
 
 import wanda_nb as wn
@@ -59,7 +59,7 @@ def test_streamed_and_in_memory_are_the_same_bits(architecture, dtype, tokens, t
         {"update": "one-shot"},
         {"method": lambda W, norm: W.abs() * norm.sqrt(), "sparsity": 0.6},
     ],
-    ids=str,
+    ids=label,
 )
 def test_every_method_goes_through_the_same_loop(how, source, tokens, tmp_path):
     tokens = None if how.get("method") == "magnitude" else tokens
@@ -344,7 +344,7 @@ def test_an_activation_that_is_not_finite_stops_at_its_block(tokens, tmp_path):
         ({"tokens": None}, "tokens"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_wrong_arguments_are_refused_before_any_work(how, message, source, tokens, tmp_path):
     with pytest.raises(ValueError, match=message):
