@@ -255,8 +255,8 @@ def test_the_library_says_the_same(tmp_path):
     for call in (
         lambda: wn.load_model(device="foo"),
         lambda: wn.prune(model, tokens, device="foo"),
-        lambda: wn.prune_checkpoint(tmp_path, tmp_path / "out", tokens, device="foo"),
-        lambda: wn.estimate_checkpoint(tmp_path, tokens, device="foo"),
+        lambda: wn.prune_checkpoint(tmp_path / "in", tmp_path / "out", tokens, device="foo"),
+        lambda: wn.estimate_checkpoint(tmp_path / "in", tokens, device="foo"),
     ):
         with pytest.raises(ValueError, match="device='foo' is not usable here"):
             call()

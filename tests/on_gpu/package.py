@@ -10,6 +10,7 @@ from tiny import tiny_model
 
 import wanda_nb as wn
 import wanda_nb.__main__
+import wanda_nb.recovery.training
 
 LITTLE = {"hidden_size": 16, "intermediate_size": 24}  # updates take a launch and more for each column
 PADDING = torch.ones(6, 12, dtype=torch.long)

@@ -70,7 +70,7 @@ def test_the_command_line(words, tmp_path, gpu):
         out = tmp_path / device
         assert main(["prune", dense, str(out), *words, "--samples", "4", "--batch-size", "2", *where]) == 0
         record = tmp_path / f"{device}.json"
-        assert main(["evaluate", str(out), *words, "--windows", "4", "--record", str(record), *where]) == 0
+        assert main(["evaluate", str(out), *words, "--windows", "8", "--record", str(record), *where]) == 0
         found[device] = json.loads(record.read_text())
     assert files(tmp_path / "cpu") == files(tmp_path / "cuda") and nothing_left(gpu)
     assert found["cuda"]["losses"] == found["cpu"]["losses"] and found["cuda"]["device"] == "Pretended GPU"

@@ -83,7 +83,8 @@ def nothing(*_, **__):
     pass
 
 
-ORDER = {"record_stream": (Tensor, "is freed"), "wait_event": ("Stream", "reads"), "synchronize": ("Stream", "reads")}
+# The writer's wait_event is not among them: today the block is looked through before it is written, which waits too.
+ORDER = {"record_stream": (Tensor, "is freed"), "synchronize": ("Stream", "reads")}
 
 
 @pytest.mark.parametrize("missing", [None, *ORDER])
@@ -98,4 +99,4 @@ def test_without_it_streams_race(missing, tokens, tmp_path):
         if missing is not None:
             owner = torch.cuda.Stream if ORDER[missing][0] == "Stream" else Tensor
             stack.enter_context(patch.object(owner, missing, nothing))
-        prune(tmp_path, "gpu", tokens, {}, device="cuda", dtype=torch.float32)
+        prune(tmp_path, "gpu", tokens, HOW["sparsegpt"], device="cuda", dtype=torch.float32)  # rounds what it writes

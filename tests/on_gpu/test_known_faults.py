@@ -1,4 +1,4 @@
-"""What the pretended GPU found in the package: each test is expected to fail until the fault is mended."""
+"""What the pretended GPU found in the package: a test that is marked fails until the fault is mended."""
 
 import json
 from types import SimpleNamespace
@@ -8,7 +8,6 @@ import pretended_gpu
 import pytest
 import torch
 from package import HOW, PADDING, assert_same, block_bytes, inner, saved, text, weights
-from pretended_streams import Race
 from tiny import tiny_model
 
 import wanda_nb as wn
@@ -24,14 +23,12 @@ def without_item_3(gpu):
     gpu.check = lambda: None
 
 
-@issue(1, RuntimeError)
 @pytest.mark.parametrize("how", [{"method": "magnitude"}, {"batch_size": 2}], ids=str)
 def test_an_index_before_cuda_is_initialised(how, tokens):
     with pretended_gpu.device():
         wn.prune(tiny_model(), text(how, tokens), device="cuda:0", **how)
 
 
-@issue(2, RuntimeError)
 def test_padding_on_the_device_and_the_model_at_home(tokens, gpu):
     expected, model = tiny_model(), tiny_model()
     wn.prune(expected, tokens, attention_mask=PADDING)
@@ -39,7 +36,6 @@ def test_padding_on_the_device_and_the_model_at_home(tokens, gpu):
     assert_same(weights(model), weights(expected))
 
 
-@issue(3, Race)
 def test_the_first_block_is_not_freed_early(tokens, tmp_path):
     saved(tmp_path / "dense")
     with pretended_gpu.device():
@@ -55,8 +51,7 @@ def test_each_block_crosses_the_bus_once(method, tokens, gpu):
     assert 0.85 < gpu.copied("out") / block_bytes(model) < 1.05  # norms need not come home
 
 
-@issue(4)
-@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+@pytest.mark.parametrize("method", [pytest.param("wanda", marks=issue(4)), "magnitude"])
 def test_streaming_sends_each_block_once_and_no_more(method, tokens, tmp_path, gpu):
     model = tiny_model(num_hidden_layers=8, vocab_size=4096)
     model.save_pretrained(tmp_path / "dense")
@@ -158,7 +153,7 @@ def test_one_process_trains_on_one_device(tokens, tmp_path, gpu):
         assert made.args.n_gpu == 1 and made.args.train_batch_size == 2
 
 
-ANY = pytest.mark.xfail(strict=True, raises=(AssertionError, RuntimeError), reason="issue, Any accelerator")
+ANY = pytest.mark.xfail(strict=True, raises=(AssertionError, RuntimeError, ValueError), reason="issue, Any accelerator")
 OTHERS = pytest.mark.parametrize("gpu", ["xpu", "mps"], indirect=True)
 
 
