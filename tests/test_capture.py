@@ -1,11 +1,14 @@
 """Input norms: against the definition, over batches, without padding, in float32."""
 
+import threading
+
 import numpy
 import pytest
 import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
+from wanda_nb import capture
 from wanda_nb.capture import value_reads
 
 
@@ -82,7 +85,61 @@ def test_sums_of_squares_are_float32_for_half_precision_inputs():
     with wn.InputNorms(block) as norms:
         for _ in range(3):
             block[0](torch.full((1, 10, 4), 300.0).half())
-    torch.testing.assert_close(norms["0"], torch.full((4,), 300.0 * 30**0.5))
+        norms.token_mask = torch.ones(1, 10)
+        block[0](torch.full((1, 10, 4), 300.0).half())
+    torch.testing.assert_close(norms["0"], torch.full((4,), 300.0 * 40**0.5))
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_grams_are_the_definition_and_norms_their_diagonal(by_name):
+    layer, inputs = torch.nn.Linear(4, 2), torch.randn(3, 2, 5, 4, requires_grad=True)
+    block = torch.nn.Sequential(layer)
+    with wn.InputGrams(block) as grams, wn.InputNorms(block) as norms:
+        for x in inputs:
+            layer(input=x) if by_name else layer(x)
+    X = inputs.detach().double().reshape(-1, 4)
+    assert not grams["0"].requires_grad and not norms["0"].requires_grad  # which would hold every graph
+    torch.testing.assert_close(grams["0"].double(), X.T @ X, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(norms["0"].double(), X.norm(dim=0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", [wn.InputNorms, wn.InputGrams])
+def test_sums_over_ranks_are_those_of_all_tokens(kind, monkeypatch):
+    """Two ranks, here threads: a layer that one of them alone called, first or second, and one that neither did."""
+    blocks = [torch.nn.Sequential(*(torch.nn.Linear(4, 2) for _ in range(4))) for _ in range(2)]
+    read = [{0: torch.randn(3, 4), 1: torch.randn(2, 4)}, {0: torch.randn(5, 4), 3: torch.randn(1, 4)}]
+    together, parts, found = threading.Barrier(2, timeout=5), {}, {}
+
+    def all_reduce(tensor):
+        parts[threading.current_thread().name] = tensor.clone()
+        together.wait()
+        one, other = parts["0"], parts["1"]
+        together.wait()
+        assert one.shape == other.shape
+        return tensor.copy_(one + other)
+
+    monkeypatch.setattr(capture, "world", lambda: (int(threading.current_thread().name), 2))
+    monkeypatch.setattr(capture, "sum_over_ranks", all_reduce)
+
+    def rank(number):
+        with kind(blocks[number]) as sums, torch.no_grad():
+            for layer, x in read[number].items():
+                blocks[number][layer](x)
+        sums.sum_over_ranks()
+        found[number] = dict(sums)
+
+    threads = [threading.Thread(target=rank, args=(number,), name=str(number)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with kind(blocks[0]) as alone, torch.no_grad():
+        for each in read:
+            for layer, x in each.items():
+                blocks[0][layer](x)
+    for sums in found[0], found[1]:
+        assert list(sums) == list(alone) == ["0", "1", "3"]
+        assert all(torch.allclose(sums[name], alone[name]) for name in sums)
 
 
 def test_layers_that_read_one_tensor_share_its_norm(model, tokens):
@@ -99,6 +156,17 @@ def test_hooks_leave_with_the_statement_even_on_an_error(model, tokens):
     with pytest.raises(KeyboardInterrupt), wn.InputNorms(block):
         raise KeyboardInterrupt
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_opened_again_it_goes_on(model, tokens):
+    with wn.InputNorms(wn.decoder_blocks(model)[0]) as whole, torch.no_grad():
+        model(input_ids=tokens)
+    norms = wn.InputNorms(wn.decoder_blocks(model)[0])
+    for window in tokens:
+        with norms, torch.no_grad():
+            model(input_ids=window[None])
+    for name in whole:
+        torch.testing.assert_close(norms[name], whole[name])
 
 
 def test_a_layer_that_saw_nothing_has_no_norm(model):
@@ -148,10 +216,10 @@ def test_a_buffer_refilled_where_torch_counts_no_writes():
 def test_one_tensor_under_two_masks_is_summed_twice():
     block, x = torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.ones(1, 3, 4)
     with wn.InputNorms(block) as norms:
-        for mask in (torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]]), None):
+        for mask in (torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]]), torch.tensor([[0, 0, 1]]), None):
             norms.token_mask = mask
             block[0](x)
-    torch.testing.assert_close(norms["0"], torch.full((4,), 6**0.5))
+    torch.testing.assert_close(norms["0"], torch.full((4,), 7**0.5))
 
 
 def test_a_tensor_is_summed_once_for_all_that_read_it(model, tokens, monkeypatch):

@@ -37,7 +37,8 @@ def as_run(tokens, keep, batch_size):
         for row in rows:
             real = keep[row].nonzero().flatten()
             if len(real):
-                yield {"input_ids": tokens[row, real][None], "position_ids": real[None]}
+                one_text = torch.ones(1, len(real), dtype=torch.long)  # in spite of gaps in the positions
+                yield {"input_ids": tokens[row, real][None], "position_ids": real[None], "attention_mask": one_text}
 
 
 def same(model, other):

@@ -71,14 +71,17 @@ def test_95_per_cent_cover_95_per_cent(n, neighbours, monkeypatch):
 
 
 def test_memory_is_bounded_and_the_slab_changes_nothing(monkeypatch):
-    values = np.random.default_rng(3).normal(size=2000)
+    values = np.random.default_rng(3).normal(size=3000)
     tracemalloc.start()
     found = wn.mean_interval(values)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 80 * 2**20  # all at once would be 305 MiB
+    assert peak < 80 * 2**20  # all at once would be 458 MiB
     monkeypatch.setattr(uncertainty, "SLAB", 77_777)  # divides nothing
     assert wn.mean_interval(values) == found
+    few = wn.mean_interval(values[:40])
+    monkeypatch.setattr(uncertainty, "SLAB", 39)  # less than one draw
+    assert wn.mean_interval(values[:40]) == few
 
 
 def test_it_narrows_as_the_root_of_the_items():
@@ -108,6 +111,13 @@ def test_windows_are_neighbours_unless_it_is_said():
         found = {said: wn.paired_difference(a, b, neighbours=said) for said in (None, False, True)}
         assert found[None] == found[default] != found[not default]
         assert found[True].high - found[True].low > 1.5 * (found[False].high - found[False].low)
+
+
+def test_level_and_seed_are_95_per_cent_and_0_unless_said():
+    a, b = np.random.default_rng(6).exponential(size=(2, 9))
+    assert wn.mean_interval(a) == wn.mean_interval(a, 0.95, 0)
+    assert wn.perplexity_interval(a) == wn.perplexity_interval(a, 0.95, 0)
+    assert wn.paired_difference(a, b) == wn.paired_difference(a, b, 0.95, 0)
 
 
 @pytest.mark.parametrize("neighbours", [False, True])
@@ -143,9 +153,32 @@ def test_mcnemar_is_a_fair_coin_over_the_items_that_differ():
     same = wn.paired_difference(a, a)
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
     assert "9 higher, 2 lower, p = 0.065" in str(difference)
+    for better, worse in ((6, 0), (0, 6)):  # all to one side
+        difference = wn.paired_difference([0] * better + [1] * worse + [1], [1] * better + [0] * worse + [1])
+        assert difference.p == pytest.approx(2 * 0.5**6) and difference[3:5] == (better, worse)
 
 
-@pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [[1.0, 2.0]]])
+def test_right_and_wrong_in_whatever_numbers():
+    """Booleans, too, which numpy does not subtract; plain numbers come back, which JSON knows."""
+    a, b = [1, 0, 1, 1], [1, 1, 1, 1]
+    expected = wn.paired_difference(a, b)
+    assert expected.p == 1 and expected.value == 0.25
+    for dtype in (bool, np.uint8, np.float16):
+        assert wn.paired_difference(np.array(a, dtype), np.array(b, dtype)) == expected
+    assert wn.paired_difference(torch.tensor(a).bool(), torch.tensor(b).bool()) == expected
+    for found in (expected, wn.mean_interval([0.1] * 3), wn.mean_interval(a)):
+        assert {type(number) for number in found} <= {float, int}
+    assert wn.paired_difference([1, 0, 1], [1, 0, 0.5], neighbours=False).p is None  # half right is neither
+
+
+def test_they_print_as_a_value_and_its_range():
+    assert str(uncertainty.Interval(1 / 3, -0.25, 12345.6)) == "0.3333 [-0.25, 1.235e+04]"
+    difference = uncertainty.Difference(1 / 3, -0.25, 0.5, 9, 2, None)
+    assert str(difference) == "+0.3333 [-0.25, +0.5], 9 higher, 2 lower"
+    assert str(difference._replace(p=1 / 30)) == "+0.3333 [-0.25, +0.5], 9 higher, 2 lower, p = 0.033"
+
+
+@pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [[1.0, 2.0], [3.0, 4.0]]])
 def test_too_little_or_not_finite(values):
     with pytest.raises(ValueError, match="expected two finite numbers"):
         wn.mean_interval(values)

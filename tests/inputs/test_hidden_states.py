@@ -1,22 +1,43 @@
 """What enters the blocks and how they are called: shared only where equal, stopped only where certain, or refused."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import UNUSUAL, Chunked, tiny_model, with_feed_forward
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers import BartConfig, BartForCausalLM, BertConfig, BertLMHeadModel, DynamicCache
 from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
+from wanda_nb.blocks import replaced_forward
+from wanda_nb.inputs import hidden_states
+from wanda_nb.inputs.hidden_states import HiddenStates
 
 
 def test_the_first_hidden_states_are_the_embeddings(model, tokens):
-    states = wn.first_hidden_states(model, tokens, batch_size=4)
-    assert [tuple(h.shape) for h in states.hidden] == [(4, 12, 32), (2, 12, 32)]
-    assert torch.equal(torch.cat(states.hidden), model.get_input_embeddings()(tokens))
+    for keep in (None, torch.ones_like(tokens)):
+        states = wn.first_hidden_states(model, tokens, keep)
+        assert [tuple(h.shape) for h in states.hidden] == [(4, 12, 32), (2, 12, 32)]
+        assert torch.equal(torch.cat(states.hidden), model.get_input_embeddings()(tokens))
+        assert len({h.untyped_storage().data_ptr() for h in states.hidden}) == 1
+        assert not any(h.requires_grad for h in states.hidden)
     assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_a_forward_of_its_own_comes_back(model, tokens):
+    """As accelerate puts one on the modules of a model that is spread over devices; also after an error."""
+    first, second, _ = wn.decoder_blocks(model)
+    whole = first.forward
+    first.forward = own = lambda *args, **kwargs: whole(*args, **kwargs)
+    wn.first_hidden_states(model, tokens)
+    assert first.__dict__["forward"] is own and "forward" not in second.__dict__
+    with pytest.raises(KeyboardInterrupt), replaced_forward((first, len), (second, len)):
+        assert first.forward is second.forward is len
+        raise KeyboardInterrupt
+    assert first.__dict__["forward"] is own and "forward" not in second.__dict__
 
 
 def test_equal_masks_and_positions_are_held_once(tokens):
@@ -28,6 +49,40 @@ def test_equal_masks_and_positions_are_held_once(tokens):
     assert all(mask is masks[0][0] for batch in masks[:2] for mask in batch)
     assert all(angle is angles[0][0] for batch in angles for angle in batch)
     assert masks[2][0].shape[0] == 1 and all(mask is masks[2][0] for mask in masks[2])
+
+
+def test_only_an_equal_tensor_at_the_same_place_stands_for_another():
+    known: dict = {}
+
+    def shared(*tensors):
+        (args, _), (again, _) = hidden_states._share([(tensors, {}), (tensors, {})], known)
+        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(args, tensors, strict=True))
+        assert all(a is b for a, b in zip(args, again, strict=True))
+        return args
+
+    ones, zeros, longer = torch.ones(2), torch.zeros(2), torch.ones(3)
+    for first, copies in [((ones, zeros), (ones.clone(), zeros.clone())), ((longer,), (longer.clone(),))]:
+        assert all(a is b for a, b in zip(shared(*first), first, strict=True))
+        assert all(a is b for a, b in zip(shared(*copies), first, strict=True))
+    other, wide = zeros.clone(), ones.double()
+    assert shared(other)[0] is other and shared(wide)[0] is wide
+
+
+def test_equal_is_the_same_type_and_values():
+    one, nan = torch.ones(1), torch.tensor(float("nan"))
+    pairs = [(one, one.clone()), (nan, nan), (None, None), (2, 2), ("a", "a"), (object(), object())]
+    others = [
+        (one, one * 2),
+        (one, one.double()),
+        (one, None),
+        (None, one),
+        (2, 3),
+        (2, 2.0),
+        ("a", "b"),
+        (True, False),
+    ]
+    assert all(hidden_states._equal(*pair) for pair in pairs)
+    assert not any(hidden_states._equal(*pair) for pair in others)
 
 
 def test_what_depends_on_the_tokens_is_kept_for_each_batch(tokens):
@@ -75,6 +130,114 @@ def test_a_block_that_reads_values_is_never_stopped(tokens):
     with torch.no_grad():
         wn.first_hidden_states(model, tokens, None, 1).advance(1, block, "cpu")
     assert stopped == len(ran) > len(tokens)
+
+
+class Steps(nn.Module):
+    """As many steps as what it is called with says, without a look at any value."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, how=None):
+        for _ in range(x.shape[1] if how is None else steps(how)):
+            x = self.layer(x)
+        return x
+
+
+def steps(how):
+    if isinstance(how, torch.Tensor):
+        return how.numel() * how.element_size() // 4
+    return int(how) if isinstance(how, (int, float)) else len(how)
+
+
+class Object:
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+
+KINDS = {
+    "length": (None, None),
+    "int": (1, 2),
+    "float": (1.0, 2.0),
+    "str": ("a", "aa"),
+    "object": (Object(1), Object(2)),
+    "list": ([0], [0, 0]),
+    "set": ({0}, {0, 1}),
+    "nesting": ([[0, 0]], [[0], [0]]),
+    "shape": (torch.ones(1), torch.ones(2)),
+    "dtype": (torch.ones(1), torch.ones(1).double()),
+}
+
+
+@pytest.mark.parametrize("how", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_only_a_call_of_the_same_kind_is_stopped(how, by_name):
+    """Two batches that differ in one thing, by which the second takes a step more."""
+    block = Steps()
+    batches = [torch.randn(1, 1, 4), torch.randn(1, 2 if how == (None, None) else 1, 4)]
+    calls = [[((), {"how": one}) if by_name else ((one,), {})] for one in how]
+    with torch.no_grad(), wn.InputNorms(block) as expected:
+        for x, ((args, kwargs),) in zip(batches, calls, strict=True):
+            block(x, *args, **kwargs)
+    with torch.no_grad(), wn.InputNorms(block) as found:
+        HiddenStates(batches, calls).capture(0, block, "cpu", found)
+    assert torch.equal(found["layer"], expected["layer"])
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_tokens_of_a_padded_window_keep_their_positions(start, model, tokens):
+    keep = torch.zeros_like(tokens)
+    keep[:, start : start + 7] = 1
+    real, whole = (wn.first_hidden_states(model, tokens[:1], mask).calls[0] for mask in (keep[:1], None))
+    for (_, here), (_, there) in zip(real, whole, strict=True):
+        assert torch.equal(here["position_embeddings"][0], there["position_embeddings"][0][:, start : start + 7])
+
+
+def test_positions_counted_by_the_mask_are_told_by_what_they_add(tokens):
+    """OPT counts no padding; here a position adds the less the later it is."""
+    model, keep, entered = tiny_model("opt"), torch.ones_like(tokens), []
+    keep[0, :5] = 0
+    with torch.no_grad():
+        positions = model.model.decoder.embed_positions.weight
+        positions.copy_(-torch.arange(len(positions))[:, None].expand_as(positions))
+        block = wn.decoder_blocks(model)[0]
+        with block.register_forward_pre_hook(lambda _, args: entered.append(args[0])):
+            model(input_ids=tokens[:1], attention_mask=keep[:1])
+    found = wn.first_hidden_states(model, tokens[:1], keep[:1]).hidden[0]
+    assert torch.equal(found, entered[0][:, 5:])
+
+
+def test_custom_code_that_knows_no_positions(tokens):
+    model, keep = Between(hand_on), torch.ones_like(tokens)
+    keep[0, :5] = 0
+    found = wn.first_hidden_states(model, tokens[:2], keep[:2], batch_size=2).hidden
+    for hidden, window, real in zip(found, tokens, keep.bool(), strict=False):
+        assert torch.equal(hidden[0], model.embeddings(window[real]))
+
+
+class Flex(nn.Module):
+    """What torch does where flex attention is called while operations are watched."""
+
+    config = SimpleNamespace(_attn_implementation="flex_attention")
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        assert _get_current_dispatch_mode() is None
+        return self.layer(x)
+
+
+def test_a_block_that_must_not_be_watched_is_not():
+    block, x = Flex(), torch.randn(2, 3, 4)
+    with torch.no_grad(), wn.InputNorms(block) as norms:
+        HiddenStates([x[:1], x[1:]], [[((), {})], [((), {})]]).capture(0, block, "cpu", norms)
+    torch.testing.assert_close(norms["layer"], x.flatten(0, 1).norm(dim=0))
 
 
 @pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
@@ -145,6 +308,20 @@ class Between(nn.Module):
         return x
 
 
+class Calls(Between):
+    """A language model that calls its blocks in another order, or in another way."""
+
+    def __init__(self, order=list, call=lambda layer, x: layer(x), block=None):
+        super().__init__(block=block)
+        self.order, self.call = order, call
+
+    def forward(self, input_ids, attention_mask=None, use_cache=False):
+        x = self.embeddings(input_ids)
+        for layer in self.order(self.layers):
+            x = self.call(layer, x)[0]
+        return x
+
+
 class Block(nn.Module):
     """Returns hidden states and its values, and adds values that it is given."""
 
@@ -161,6 +338,18 @@ class Block(nn.Module):
 
 def hand_on(number, x, extra):
     return x, None
+
+
+class Named(Block):
+    def forward(self, hidden_states, extra=None):
+        return super().forward(hidden_states, extra)
+
+
+class Returns(Block):
+    parts = 1
+
+    def forward(self, x, extra=None):
+        return super().forward(x)[0], *[None] * (self.parts - 1)
 
 
 class Appends(Block):
@@ -184,6 +373,13 @@ def numbered(model):
     return model
 
 
+class Replaces(Appends):
+    def forward(self, x, extra=None):
+        if self.number == 1:
+            extra[0] = extra[0] + 1
+        return Block.forward(self, x)
+
+
 class Overwrites(Block):
     def forward(self, x, extra=None):
         output = super().forward(x)
@@ -201,12 +397,39 @@ REFUSED = {
         Between(lambda number, x, extra: (x, x.mean())),
         "block 1 is called with something that depends on what earlier blocks put out",
     ),
+    "a number of what left": (
+        Between(lambda number, x, extra: (x, x.mean().item())),
+        "block 1 is called with something that depends on what earlier blocks put out",
+    ),
     "a scale in between": (Between(lambda number, x, extra: (x * 2, None)), "between block 0 and block 1"),
     "a scale in place": (Between(lambda number, x, extra: (x.mul_(2), None)), "between block 0 and block 1"),
     "a list to append to": (Between(start=list, block=Appends), "something that depends on what earlier blocks"),
     "a tensor to write to": (Between(start=zeros, block=Shifts), "something that depends on what earlier blocks"),
     "a list for block 1": (numbered(Between(start=list, block=Appends)), "block 1 writes into what it is called with"),
     "a tensor for block 1": (numbered(Between(start=zeros, block=Shifts)), "block 1 writes into what it is called wi"),
+    "an entry for block 1": (
+        numbered(Between(start=lambda: [zeros()], block=Replaces)),
+        "block 1 writes into what it is called with",
+    ),
+    "another order": (Calls(reversed), r"its 3 blocks once each, in order, .* it ran \[2\]"),
+    "a block twice": (Calls(lambda layers: [*layers, layers[2]]), r"it ran \[0, 1, 2, 2\]"),
+    "a block less": (Calls(lambda layers: layers[:2]), r"it ran \[0, 1\]"),
+    "rows in a row": (
+        Calls(call=lambda layer, x: layer(x.flatten(0, -2))),
+        r"\(batch, length, width\); it ran \[0, 1, 2\]",
+    ),
+    "another name": (
+        Calls(call=lambda layer, x: layer(x=x, extra=None)),
+        r"block 0 is called with no hidden states, but \['extra', 'x'\]",
+    ),
+    "values added": (
+        Between(lambda number, x, extra: (x if extra is None else x + extra, None)),
+        "between block 0 and block 1",
+    ),
+    "a cache for block 1": (
+        numbered(Calls(call=lambda layer, x: layer(x, DynamicCache() if layer.number == 1 else None))),
+        "block 1 is given a cache, although",
+    ),
     "a cache": (Between(start=DynamicCache), "block 0 is given a cache, although"),
 }
 
@@ -214,7 +437,9 @@ REFUSED = {
 @pytest.mark.parametrize(("model", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_known_beforehand_is_refused_by_name(model, message, tokens):
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match=rf"^({type(model).__name__}|{type(model.layers[0]).__name__}) is not .*{message}"
+    ):
         wn.prune(model, tokens, batch_size=2)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -223,12 +448,36 @@ def test_what_cannot_be_known_beforehand_is_refused_by_name(model, message, toke
 def test_custom_code_that_hands_on_hidden_states_alone(block, tokens):
     """Also where a block overwrites what it was given, as custom code may do to save memory."""
     model = Between(hand_on, block=block)
-    expected = copy.deepcopy(model)
-    for each in wn.decoder_blocks(expected):
-        each.forward = lambda x, extra=None, each=each: Block.forward(each, x)
+    expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
     wn.prune(model, tokens, batch_size=4)
-    wn.prune(expected, tokens, batch_size=4)
     assert same(model, expected) and wn.sparsity(model) == 0.5
+
+
+def test_blocks_that_are_called_by_name(tokens):
+    model = Calls(call=lambda layer, x: layer(hidden_states=x, extra=None), block=Named)
+    expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
+    wn.prune(model, tokens, batch_size=4)
+    assert same(model, expected)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_idle_blocks_answer_with_as_much_as_blocks(parts, tokens, monkeypatch):
+    def call(layer, x):
+        output = layer(x)
+        assert len(output) == parts
+        return output
+
+    monkeypatch.setattr(Returns, "parts", parts)
+    model = Calls(call=call, block=Returns)
+    expected = prune_whole(copy.deepcopy(model), list(as_run(tokens, None, 4)))
+    wn.prune(model, tokens, batch_size=4)
+    assert same(model, expected)
+
+
+def test_what_a_model_does_after_its_last_block_changes_nothing(tokens):
+    model = Between(lambda number, x, extra: (x.mul_(2) if number == 2 else x, None))
+    states = wn.first_hidden_states(model, tokens)
+    assert torch.equal(torch.cat(states.hidden), model.embeddings(tokens))
 
 
 @pytest.mark.parametrize("compiles", ["blocks in place", "blocks wrapped", "model in place", "model wrapped"])
@@ -273,8 +522,9 @@ class Bypasses(nn.Module):
 def test_a_layer_that_its_block_does_not_call_is_no_expert(tokens):
     model = with_feed_forward(Bypasses)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"mlp.mlp.down_proj in block 0 is never called as a module"):
-        wn.prune(model, tokens)
+    for look in (wn.prune, wn.first_hidden_states):
+        with pytest.raises(ValueError, match=r"mlp.mlp.down_proj in block 0 is never called as a module"):
+            look(model, tokens)
     model = with_feed_forward(lambda mlp: mlp)
     model.model.layers[2].mlp = Bypasses(model.model.layers[2].mlp)  # a block unlike the first of its class
     with pytest.raises(ValueError, match=r"mlp.mlp.down_proj in block 2 is never called .* 2 are already pruned"):
