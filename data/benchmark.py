@@ -3,9 +3,9 @@
 python data/benchmark.py build FOLDER --shape llama-7b     random weights in bfloat16, 13.5 GB
 python data/benchmark.py run FOLDER                        prunes it, prints a table, writes data/results/speed.json
 
-`run` takes --device, --samples and --length (128 windows of 2048 as in the paper take hours on a CPU; say less there),
-and --published with a copy of the code published with the paper: both then run in turn, --repeat times, and their
-masks are compared. The published code needs the whole model on the device, and a LLaMA architecture.
+`run` takes --device, --samples and --length (128 windows of 2048, as in the paper, take hours on a CPU; give fewer
+there), and --published with a copy of the code published with the paper: both then run in turn, --repeat times, and
+their masks are compared. The published code needs the whole model on the device, and a LLaMA architecture.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SHAPES = {
 
 
 def build(folder: Path, shape: str) -> None:
-    """A random checkpoint, a shard for each block, so that no more than one is in memory."""
+    """Write a random checkpoint with a shard for each block, so that only one block is in memory."""
     config = LlamaConfig(**SHAPES[shape], vocab_size=32000, max_position_embeddings=2048, dtype=torch.bfloat16)
     config.architectures = ["LlamaForCausalLM"]
     folder.mkdir(parents=True)
@@ -70,7 +70,7 @@ def build(folder: Path, shape: str) -> None:
 
 
 def ours(folder: Path, scratch: Path, tokens, pattern, device, batch_size) -> dict:
-    """One run from disk to disk."""
+    """Prune a checkpoint from disk to disk; return what it took: seconds, bytes and floating-point operations."""
     estimate = wn.estimate_checkpoint(folder, tokens, pattern=pattern, device=device, batch_size=batch_size)
     shutil.rmtree(scratch, ignore_errors=True)
     start = time.perf_counter()
@@ -91,9 +91,9 @@ def ours(folder: Path, scratch: Path, tokens, pattern, device, batch_size) -> di
 
 
 def published(repository: Path, folder: Path, tokens, pattern, device) -> tuple[dict, dict]:
-    """One run of the published code, which expects transformers of 2023: here is what has changed since.
+    """Prune with the published code, adapted here to what transformers has changed since 2023.
 
-    Returns what it took, and its weights by name.
+    Returns what it took, and the weights by name.
     """
     model = AutoModelForCausalLM.from_pretrained(folder).to(device)
     data = types.ModuleType("lib.data")
@@ -111,7 +111,7 @@ def published(repository: Path, folder: Path, tokens, pattern, device) -> tuple[
             return (inner(hidden, attention_mask=attention_mask, position_ids=position_ids, **settings),)
 
         block.forward = forward
-    asked = types.SimpleNamespace(nsamples=len(tokens), seed=0, sparsity_ratio=0.5, use_variant=False)
+    settings = types.SimpleNamespace(nsamples=len(tokens), seed=0, sparsity_ratio=0.5, use_variant=False)
     n, m = (0, 0) if pattern is None else (int(part) for part in pattern.split(":"))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -120,13 +120,13 @@ def published(repository: Path, folder: Path, tokens, pattern, device) -> tuple[
         torch.cuda.synchronize = lambda *where: None
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        prune_wanda(asked, model, None, device, prune_n=m - n, prune_m=m)
+        prune_wanda(settings, model, None, device, prune_n=m - n, prune_m=m)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    taken = {"seconds": round(time.perf_counter() - start, 2)}
+    measured = {"seconds": round(time.perf_counter() - start, 2)}
     if device.type == "cuda":
-        taken["peak memory"] = torch.cuda.max_memory_allocated(device)
-    return taken, {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        measured["peak memory"] = torch.cuda.max_memory_allocated(device)
+    return measured, {name: tensor.cpu() for name, tensor in model.state_dict().items()}
 
 
 def agreement(weights: dict, scratch: Path) -> float:
@@ -141,33 +141,35 @@ def agreement(weights: dict, scratch: Path) -> float:
     return same / total
 
 
-def run(asked) -> None:
-    device = torch.device(asked.device)
-    config = Skeleton(asked.folder).model.config
-    tokens = torch.randint(config.vocab_size, (asked.samples, asked.length), generator=torch.Generator().manual_seed(0))
-    scratch = asked.folder.with_name(asked.folder.name + "-pruned")
+def run(arguments) -> None:
+    """Prune by every pattern --repeat times, write the record and print a table."""
+    device = torch.device(arguments.device)
+    config = Skeleton(arguments.folder).model.config
+    size = (arguments.samples, arguments.length)
+    tokens = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
+    scratch = arguments.folder.with_name(arguments.folder.name + "-pruned")
     rows = []
     for pattern in (None, "2:4"):
-        for number in range(asked.repeat):
+        for number in range(arguments.repeat):
             row = {"pattern": pattern or "50%", "repeat": number, "run": 0}
-            row["ours"] = ours(asked.folder, scratch, tokens, pattern, device, asked.batch_size)
-            if asked.published:
-                row["published"], weights = published(asked.published, asked.folder, tokens, pattern, device)
+            row["ours"] = ours(arguments.folder, scratch, tokens, pattern, device, arguments.batch_size)
+            if arguments.published:
+                row["published"], weights = published(arguments.published, arguments.folder, tokens, pattern, device)
                 row["masks equal"] = agreement(weights, scratch)
                 del weights
             rows.append(row)
     shutil.rmtree(scratch)
-    made = {"script": code_identity([Path(__file__)]), **provenance(Skeleton(asked.folder).model, device)}
-    made["model"] = "random weights"  # by `build`, always the same
+    origin = {"script": code_identity([Path(__file__)]), **provenance(Skeleton(arguments.folder).model, device)}
+    origin["model"] = "random weights"  # by `build`, always the same
     record = {
-        "command": f"python data/benchmark.py run FOLDER --samples {asked.samples} --length {asked.length}",
+        "command": f"python data/benchmark.py run FOLDER --samples {arguments.samples} --length {arguments.length}",
         "shape": {key: getattr(config, key) for key in SHAPES["tiny"]},
-        "samples": asked.samples,
-        "length": asked.length,
-        "runs": [made],
+        "samples": arguments.samples,
+        "length": arguments.length,
+        "runs": [origin],
         "rows": rows,
     }
-    asked.results.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    arguments.results.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     table = pd.DataFrame(
         {
             "pattern": row["pattern"],
@@ -186,23 +188,23 @@ def run(asked) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("build")
-    one.add_argument("folder", type=Path)
-    one.add_argument("--shape", choices=SHAPES, default="llama-7b")
-    two = commands.add_parser("run")
-    two.add_argument("folder", type=Path)
-    two.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    two.add_argument("--samples", type=int, default=128)
-    two.add_argument("--length", type=int, default=2048)
-    two.add_argument("--batch-size", type=int)
-    two.add_argument("--published", type=Path, metavar="REPOSITORY")
-    two.add_argument("--repeat", type=int, default=1)
-    two.add_argument("--results", type=Path, default=RESULTS / "speed.json")
-    asked = parser.parse_args()
-    if asked.command == "build":
-        build(asked.folder, asked.shape)
+    build_command = commands.add_parser("build")
+    build_command.add_argument("folder", type=Path)
+    build_command.add_argument("--shape", choices=SHAPES, default="llama-7b")
+    run_command = commands.add_parser("run")
+    run_command.add_argument("folder", type=Path)
+    run_command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    run_command.add_argument("--samples", type=int, default=128)
+    run_command.add_argument("--length", type=int, default=2048)
+    run_command.add_argument("--batch-size", type=int)
+    run_command.add_argument("--published", type=Path, metavar="REPOSITORY")
+    run_command.add_argument("--repeat", type=int, default=1)
+    run_command.add_argument("--results", type=Path, default=RESULTS / "speed.json")
+    arguments = parser.parse_args()
+    if arguments.command == "build":
+        build(arguments.folder, arguments.shape)
     else:
-        run(asked)
+        run(arguments)
 
 
 if __name__ == "__main__":

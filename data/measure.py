@@ -1,4 +1,4 @@
-"""Measure what the README shows and notebooks plot without recomputing.
+"""Measure what the README shows and what notebooks plot without computing it again.
 
 python data/measure.py sparsity        perplexity against sparsity, three methods, three draws
 python data/measure.py calibration     how many samples, of which text, drawn with which seed
@@ -10,8 +10,9 @@ python data/measure.py recovery        LoRA and masked training after Wanda, and
 python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns
 python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
-Writes data/results/NAME.json row by row, and goes on where it was stopped; --list says how long the stored rows took.
-FILE: WikiText-2 raw test as .jsonl or .parquet with a row a line of the text, or hub:wikitext2.
+Writes data/results/NAME.json row by row and, if it was stopped, goes on where it was; --list says how long the stored
+rows took.
+FILE: WikiText-2 raw test as .jsonl or .parquet, one row per line of the text, or hub:wikitext2.
 """
 
 import argparse
@@ -40,25 +41,26 @@ def main() -> None:
     parser.add_argument("name", choices=[*EXPERIMENTS, "figures"], nargs="?")
     parser.add_argument("source", nargs="*", metavar="FILE", help="for wikitext: where the text is")
     parser.add_argument("--list", action="store_true", help="how long the stored rows took, on which device")
-    asked = parser.parse_args()
-    if asked.list or asked.name is None:
+    arguments = parser.parse_args()
+    if arguments.list or arguments.name is None:
         for name in EXPERIMENTS:
             print(f"{name:12} {stored(name)}")
         return
-    if asked.name == "figures":
+    if arguments.name == "figures":
         return figures.figures(RESULTS)
-    experiment = EXPERIMENTS[asked.name]
+    experiment = EXPERIMENTS[arguments.name]
     scripts = [Path(sys.modules[experiment.__module__].__file__), Path(steps.__file__)]
-    command = f"python data/measure.py {asked.name}" + " FILE" * len(asked.source)
-    record.measure(experiment(*asked.source), RESULTS / f"{asked.name}.json", command, scripts)
+    command = f"python data/measure.py {arguments.name}" + " FILE" * len(arguments.source)
+    record.measure(experiment(*arguments.source), RESULTS / f"{arguments.name}.json", command, scripts)
 
 
 def stored(name: str) -> str:
     """How long the rows of a record took when they were measured."""
     found = record.read(RESULTS / f"{name}.json")
-    seconds = sum(row["seconds"] for row in found["rows"] if "seconds" in row)
+    timed = [row["seconds"] for row in found["rows"] if "seconds" in row]
     devices = {run["device"] for run in found["runs"]}
-    return f"{len(found['rows'])} rows in {duration(seconds)}, on {' and '.join(sorted(devices))}"
+    time = f"{len(timed)} of them in {duration(sum(timed))}" if timed else "their times were not noted"
+    return f"{len(found['rows'])} rows, {time}, on {' and '.join(sorted(devices))}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@ import pytest
 import torch
 from tiny import tiny_model
 
+collect_ignore = ["on_gpu"]  # in a process of its own: see test_on_gpu.py
+
 
 @pytest.fixture
 def model():

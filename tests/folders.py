@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from wanda_nb.checkpoint import runs
+from wanda_nb.checkpoint import resume
 
 INDEX = "model.safetensors.index.json"
 
@@ -45,11 +45,11 @@ class Killed(BaseException):
 
 def stop_after(blocks: int, monkeypatch) -> None:
     """The run dies when it is about to record one block more."""
-    add = runs.Run.add
+    add = resume.Run.add
 
     def dies(run, index, rows, seconds):
         if index == blocks:
             raise Killed
         add(run, index, rows, seconds)
 
-    monkeypatch.setattr(runs.Run, "add", dies)
+    monkeypatch.setattr(resume.Run, "add", dies)

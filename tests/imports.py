@@ -51,6 +51,10 @@ def levels(graph: dict[str, set[str]]) -> list[list[str]]:
     return below
 
 
+def picture() -> str:
+    """The rooms, a line for each level; CONTRIBUTING.md shows it."""
+    return "\n".join(f"{number} {'  '.join(level)}" for number, level in enumerate(levels(arrows())))
+
+
 if __name__ == "__main__":
-    for number, level in enumerate(levels(arrows())):
-        print(number, "  ".join(level))
+    print(picture())

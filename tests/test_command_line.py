@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import wanda_nb as wn
 from wanda_nb.__main__ import main, parser
 from wanda_nb.recovery import training
-from wanda_nb.reporting import kept
+from wanda_nb.reporting import unfinished
 
 LITTLE = ["--samples", "2", "--length", "32"]
 
@@ -231,7 +231,7 @@ def test_evaluate_leaves_a_foreign_record(small, tmp_path, monkeypatch, capsys):
 def test_what_is_no_record_is_refused(tmp_path, content):
     (tmp_path / "notes").write_bytes(content)
     with pytest.raises(FileExistsError, match="notes is no record of this command"):
-        kept.same_call(tmp_path / "notes", {"text": "c4"})
+        unfinished.same_call(tmp_path / "notes", {"text": "c4"})
 
 
 @pytest.mark.parametrize("processes", [None, "2"])
@@ -255,8 +255,8 @@ def test_the_library_says_the_same(tmp_path):
     for call in (
         lambda: wn.load_model(device="foo"),
         lambda: wn.prune(model, tokens, device="foo"),
-        lambda: wn.prune_checkpoint(tmp_path, tmp_path / "out", tokens, device="foo"),
-        lambda: wn.estimate_checkpoint(tmp_path, tokens, device="foo"),
+        lambda: wn.prune_checkpoint(tmp_path / "in", tmp_path / "out", tokens, device="foo"),
+        lambda: wn.estimate_checkpoint(tmp_path / "in", tokens, device="foo"),
     ):
         with pytest.raises(ValueError, match="device='foo' is not usable here"):
             call()

@@ -1,34 +1,35 @@
-"""2:4 on hardware: refused where there is none, sizes by arithmetic and by torch itself."""
+"""The machine: 2:4 refused where there are no kernels, the dtype that it has, how fast it multiplies."""
 
 import pytest
 import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import hardware as ss
+from wanda_nb import hardware
+from wanda_nb.masks import is_nm
 
 
 def test_refused_clearly_on_a_cpu():
     model = tiny_model()
     with pytest.raises(RuntimeError, match=r"No 2:4 kernels on this device \(cpu\): expected .* capability 8.0"):
-        ss.use_sparse_kernels(model)
+        hardware.use_sparse_kernels(model)
 
 
 def test_refused_clearly_on_an_older_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     with pytest.raises(RuntimeError, match=r"\(Tesla T4, compute capability 7.5\)"):
-        ss._check_hardware(torch.device("cuda"))
+        hardware.check_sparse_kernels(torch.device("cuda"))
 
 
 def test_layers_that_do_not_fit_are_named(monkeypatch, tokens):
-    monkeypatch.setattr(ss, "_check_hardware", lambda _: None)
+    monkeypatch.setattr(hardware, "check_sparse_kernels", lambda _: None)
     with pytest.raises(ValueError, match=r"self_attn.q_proj is torch.float32: .* convert first"):
-        ss.use_sparse_kernels(tiny_model())
+        hardware.use_sparse_kernels(tiny_model())
     with pytest.raises(ValueError, match=r"self_attn.q_proj is not 2:4"):
-        ss.use_sparse_kernels(tiny_model(dtype=torch.float16))
+        hardware.use_sparse_kernels(tiny_model(dtype=torch.float16))
     with pytest.raises(ValueError, match="Conv1D, which keeps weights transposed"):
-        ss.use_sparse_kernels(tiny_model("gpt2"))
+        hardware.use_sparse_kernels(tiny_model("gpt2"))
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8)])
@@ -36,32 +37,16 @@ def test_is_nm(n, m, tokens):
     model = tiny_model()
     wn.prune(model, tokens, pattern=f"{n}:{m}")
     W = model.model.layers[2].mlp.down_proj.weight
-    assert ss.is_nm(W, n, m)
-    assert not ss.is_nm(tiny_model().model.layers[2].mlp.down_proj.weight, n, m)
-    assert not ss.is_nm(torch.zeros(4, 10), 2, 4)
-
-
-def test_compressed_bytes():
-    assert ss.compressed_bytes(1024, torch.float16, "dense") == 2048
-    assert ss.compressed_bytes(1024, torch.float16, "2:4") == 1024 + 128  # 0.5625 of dense, as the vendor says
-    assert ss.compressed_bytes(1024, torch.bfloat16, "bitmask") == 1024 + 128
-    assert ss.compressed_bytes(1024, torch.float32, "csr", sparsity=0.75) == 256 * 8
-    with pytest.raises(ValueError, match="kind='zip': expected one of dense, 2:4"):
-        ss.compressed_bytes(8, torch.float16, "zip")
-
-
-def test_csr_bytes_are_what_torch_stores():
-    W = wn.prune_mask(torch.rand(64, 256)).logical_not().float()
-    csr = W.to_sparse_csr()
-    stored = csr.values().nbytes + csr.col_indices().int().nbytes
-    assert stored == ss.compressed_bytes(W.numel(), torch.float32, "csr")
+    assert is_nm(W, n, m)
+    assert not is_nm(tiny_model().model.layers[2].mlp.down_proj.weight, n, m)
+    assert not is_nm(torch.zeros(4, 10), 2, 4)
 
 
 def test_paired_seconds_calls_in_turn():
     calls = []
-    a, b = ss.paired_seconds(lambda: calls.append("a"), lambda: calls.append("b"), repeats=3)
+    a, b = hardware.paired_seconds(lambda: calls.append("a"), lambda: calls.append("b"), repeats=3)
     assert "".join(calls) == "abababab" and len(a) == len(b) == 3
-    assert ss.median_ratio([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == 1.0
+    assert hardware.median_ratio([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == 1.0
 
 
 @pytest.mark.skipif(
@@ -73,5 +58,40 @@ def test_sparse_kernels_give_the_same_outputs():
     tokens = torch.randint(3, 96, (4, 64), device="cuda")
     wn.prune(model, tokens, pattern="2:4")
     before = model(input_ids=tokens).logits
-    assert ss.use_sparse_kernels(model) == 21
+    assert hardware.use_sparse_kernels(model) == 21
     torch.testing.assert_close(model(input_ids=tokens).logits, before, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_the_dtype_is_one_the_device_has(monkeypatch, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    assert hardware.native_dtype(torch.device("cuda")) is expected
+    assert hardware.native_dtype(torch.device("cpu")) is torch.float32
+
+
+class SlowMachine:
+    """Time as a machine of so many operations a second would take it; its first product takes `start` seconds more."""
+
+    def __init__(self, rate: float, start: float = 0.0):
+        self.rate, self.start, self.now, self.sizes = rate, start, 0.0, []
+
+    def product(self, a):
+        self.sizes.append(len(a))
+        self.now += 2 * len(a) ** 3 / self.rate + (self.start if len(self.sizes) == 1 else 0.0)
+
+
+@pytest.mark.parametrize("rate", [1e8, 4e8, 1e10, 5e10, 1e12])
+def test_the_rate_is_found_in_a_fraction_of_a_second(rate, monkeypatch):
+    """Float16 on one thread of a CPU reached 4e8; four products of 1536 rows took 70 s."""
+    machine = SlowMachine(rate, start=0.05)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: machine.product(a))
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: machine.now)
+    found = hardware.matmul_rate.__wrapped__(torch.device("cpu"), torch.float32)
+    assert found == pytest.approx(rate)
+    assert machine.now <= 0.35 and 128 <= max(machine.sizes) <= 2048
+    assert 2 * (2 * max(machine.sizes)) ** 3 / rate > 0.05 or max(machine.sizes) == 2048  # as large as time allows
+
+
+def test_a_rate_is_measured_once():
+    first, again = (hardware.matmul_rate(torch.device("cpu"), torch.float32) for _ in range(2))
+    assert first == again > 1e8

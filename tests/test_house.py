@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from imports import PACKAGE, arrows, levels
+from imports import PACKAGE, arrows, levels, picture
 
 METHOD = ("blocks", "capture", "scores", "masks", "updates", "methods", "allocation", "pruning")
 
@@ -15,6 +15,11 @@ def test_no_arrow_goes_back_up():
     order = {name: number for number, level in enumerate(rooms) for name in level}
     assert order["__main__"] == len(rooms) - 1  # nothing imports the command line
     levels(arrows(by_room=False))  # nor do files of one room go in a circle
+
+
+def test_contributing_shows_the_picture():
+    """`python tests/imports.py` prints it."""
+    assert f"```\n{picture()}\n```" in (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_a_circle_is_found():

@@ -103,7 +103,7 @@ def test_the_masks_do_not_depend_on_the_batch_size(tokens):
 def test_your_own_score_plugs_in(tokens):
     report = wn.prune(tiny_model(), tokens, method=lambda W, norm: W.abs() * norm.sqrt(), sparsity=0.25)
     assert report.method == "<lambda>" and report.reached == 0.25
-    with pytest.raises(ValueError, match=r"gave \(32,\) for a layer of \(32, 32\): expected one score a weight"):
+    with pytest.raises(ValueError, match=r"gave \(32,\) for a layer of \(32, 32\): expected one score per weight"):
         wn.prune(tiny_model(), tokens, method=lambda W, norm: norm)
 
 

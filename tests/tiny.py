@@ -1,5 +1,7 @@
 """Tiny random models with the structure of the real ones; nothing here needs a network."""
 
+import re
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
@@ -152,3 +154,8 @@ UNUSUAL = {
     "chunked": Chunked,
     "until large": UntilLarge,
 }
+
+
+def label(settings) -> str:
+    """What a parametrised test is called: the same in every process, so functions without their addresses."""
+    return re.sub(r"<function (?:\w+\.<locals>\.)?(\S+) at 0x[0-9a-f]+>", r"\1", str(settings))

@@ -8,7 +8,7 @@ from .capture import InputGrams, InputNorms
 from .checkpoint.compressed import load_compressed, save_compressed
 from .checkpoint.save import save_pruned
 from .checkpoint.streaming import estimate_checkpoint, prune_checkpoint
-from .evaluation.continuation import complete
+from .evaluation.generation import complete
 from .evaluation.perplexity import perplexity, window_losses
 from .evaluation.uncertainty import mean_interval, paired_difference, perplexity_interval
 from .evaluation.zero_shot import ZeroShot, zero_shot

@@ -18,7 +18,7 @@ MODEL = (
     "'smollm2-135m' (pinned, needs no hub), a folder with config.json and safetensors, or the id of a model on a hub"
 )
 TEXT = "c4, wikipedia, hub:c4, hub:wikitext2, or the path of a .txt, .jsonl or .parquet file"
-SHOWN = argparse.ArgumentDefaultsHelpFormatter
+RESUMES = "A killed run goes on where it was if the same command is run again."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,81 +26,89 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m wanda_nb", description=wn.__doc__)
     top.add_argument("--version", action="version", version=f"wanda-nb {wn.__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="command")
-
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
-        made = subparsers.add_parser(name, help=text.split(".")[0], description=text, formatter_class=SHOWN)
-        made.set_defaults(run=run)
-        made.add_argument("model", help=MODEL)
-        made.add_argument(
-            "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 …"
-        )
-        made.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="to compute in, if not the usual")
-        made.add_argument("--batch-size", type=int, help="windows at a time, if not what memory allows")
-        made.add_argument("--bos", action=argparse.BooleanOptionalAction, help="in every window, if not as usual")
-        made.add_argument("--dry-run", action="store_true", help="check everything, print the estimate, and stop")
-        return made
-
-    one = command(
-        "prune",
-        commands.prune,
-        "Prune a checkpoint into a new folder. A few blocks are in memory at a time, so the model may be larger than "
-        "memory. Killed and started again with the same words, it goes on where it was. Under torchrun or accelerate "
-        "launch the calibration windows are shared among the processes.",
-    )
-    one.add_argument("destination", type=Path, help="a new folder, which plain transformers loads")
-    one.add_argument("--method", choices=METHODS, default="wanda", help="how weights are scored")
-    how = one.add_mutually_exclusive_group()
-    how.add_argument("--sparsity", type=float, help="fraction to remove (0.5 if nothing is said)")
-    how.add_argument("--pattern", help="N:M, such as 2:4: keep 2 of every 4 weights along the input")
-    one.add_argument("--group", help="output, input or layer: which weights are compared; as published if left out")
-    one.add_argument("--update", choices=UPDATES[1:], help="move the kept weights to make up for the removed ones")
-    one.add_argument(
-        "--text", default="c4", help=f"{TEXT}; or published: of the hub's C4, what the published code draws"
-    )
-    one.add_argument("--samples", type=int, default=128, help="calibration windows, as published")
-    one.add_argument(
-        "--length", type=int, help="tokens in each window; if left out 2048, or as many as the model reads"
-    )
-    one.add_argument("--seed", type=int, default=0, help="draws the calibration windows")
-    one.add_argument("--budget", type=float, help="GiB of CPU memory for hidden states before they are kept in a file")
-
-    two = command(
-        "evaluate",
-        commands.evaluate,
-        "Measure perplexity, and accuracy on zero-shot tasks. Killed and started again with the same words, it goes on "
-        "where it was.",
-    )
-    two.add_argument("--text", default="wikipedia", help=TEXT)
-    two.add_argument("--length", type=int, default=512, help="tokens in each window (the paper: 2048)")
-    two.add_argument("--windows", type=int, help="the first so many windows, if not all")
-    two.add_argument("--tasks", nargs="*", metavar="TASK", help="zero-shot tasks; --tasks alone: the paper's seven")
-    two.add_argument("--limit", type=int, help="items of each task, if not all")
-    two.add_argument("--source", choices=("pinned", "hub"), default="pinned", help="where the tasks' items come from")
-    two.add_argument("--record", type=Path, default="evaluation.json", help="the file that keeps the result")
-
-    three = command(
-        "recover",
-        commands.recover,
-        "Train a pruned model on a little text; its zeros stay zero. Killed and started again with the same words, it "
-        "goes on where it was. Runs on several devices under accelerate launch.",
-    )
-    three.add_argument("destination", type=Path, help="a new folder for the trained model and its checkpoints")
-    three.add_argument("--method", choices=("lora", "masked"), default="lora", help="adapters, or all kept weights")
-    three.add_argument("--text", default="c4", help=TEXT)
-    three.add_argument("--length", type=int, default=1024, help="tokens in each training window")
-    three.add_argument("--windows", type=int, help="training windows, if not all there are")
-    three.add_argument("--steps", type=int, help="of the optimiser, if not one pass over the text")
-    three.add_argument("--accumulate", type=int, default=1, help="batches to a step")
-    three.add_argument("--learning-rate", type=float, help="1e-4 for lora and 2e-5 for masked if left out")
-    three.add_argument("--seed", type=int, default=0, help="draws the text and the adapters")
+    for add_command in (_add_prune, _add_evaluate, _add_recover):
+        add_command(subparsers)
     return top
 
 
+def _add_command(subparsers, run, text: str) -> argparse.ArgumentParser:
+    """A command named like the function that it runs, with the arguments that all commands take."""
+    shown = {"help": text.split(".")[0], "description": text}
+    command = subparsers.add_parser(run.__name__, **shown, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    command.set_defaults(run=run)
+    command.add_argument("model", help=MODEL)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    command.add_argument("--device", default=device, help="cpu, cuda, cuda:1 …")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="to compute in, if not the usual")
+    command.add_argument("--batch-size", type=int, help="windows at a time, if not what memory allows")
+    command.add_argument(
+        "--bos",
+        action=argparse.BooleanOptionalAction,
+        help="begin every window with BOS, or none; by default as the model's family needs it",
+    )
+    command.add_argument("--dry-run", action="store_true", help="check everything, print the estimate, and stop")
+    return command
+
+
+def _add_prune(subparsers) -> None:
+    command = _add_command(
+        subparsers,
+        commands.prune,
+        "Prune a checkpoint into a new folder. A few blocks are in memory at a time, so the model may be larger than "
+        f"memory. {RESUMES} Under torchrun or accelerate launch, the processes share the calibration windows.",
+    )
+    command.add_argument("destination", type=Path, help="a new folder, which plain transformers loads")
+    command.add_argument("--method", choices=METHODS, default="wanda", help="how weights are scored")
+    target = command.add_mutually_exclusive_group()
+    target.add_argument("--sparsity", type=float, help="fraction to remove (0.5 if left out)")
+    target.add_argument("--pattern", help="N:M, such as 2:4: keep 2 of every 4 weights along the input")
+    command.add_argument("--group", help="output, input or layer: which weights are compared; by default as published")
+    command.add_argument("--update", choices=UPDATES[1:], help="move the kept weights to make up for the removed ones")
+    command.add_argument("--text", default="c4", help=f"{TEXT}; or published: what the published code draws of C4")
+    command.add_argument("--samples", type=int, default=128, help="calibration windows, as published")
+    command.add_argument("--length", type=int, help="tokens in each window; by default 2048, or the model's limit")
+    command.add_argument("--seed", type=int, default=0, help="of the draw of calibration windows")
+    command.add_argument("--budget", type=float, help="GiB of CPU memory for hidden states before they go to a file")
+
+
+def _add_evaluate(subparsers) -> None:
+    text = f"Measure perplexity, and accuracy on zero-shot tasks. {RESUMES}"
+    command = _add_command(subparsers, commands.evaluate, text)
+    command.add_argument("--text", default="wikipedia", help=TEXT)
+    command.add_argument("--length", type=int, default=512, help="tokens in each window (the paper: 2048)")
+    command.add_argument("--windows", type=int, help="how many windows, from the first; by default all")
+    command.add_argument("--tasks", nargs="*", metavar="TASK", help="zero-shot tasks; --tasks alone: the paper's seven")
+    command.add_argument("--limit", type=int, help="items of each task; by default all")
+    command.add_argument(
+        "--source", choices=("pinned", "hub"), default="pinned", help="where the tasks' items come from"
+    )
+    command.add_argument("--record", type=Path, default="evaluation.json", help="the file that keeps the result")
+
+
+def _add_recover(subparsers) -> None:
+    command = _add_command(
+        subparsers,
+        commands.recover,
+        f"Train a pruned model on a little text; its zeros stay zero. {RESUMES} Runs on several devices under "
+        "accelerate launch.",
+    )
+    command.add_argument("destination", type=Path, help="a new folder for the trained model and its checkpoints")
+    command.add_argument("--method", choices=("lora", "masked"), default="lora", help="adapters, or all kept weights")
+    command.add_argument("--text", default="c4", help=TEXT)
+    command.add_argument("--length", type=int, default=1024, help="tokens in each training window")
+    command.add_argument("--windows", type=int, help="training windows; by default all there are")
+    command.add_argument("--steps", type=int, help="optimiser steps; by default one pass over the text")
+    command.add_argument("--accumulate", type=int, default=1, help="batches in each step")
+    command.add_argument("--learning-rate", type=float, help="by default 1e-4 for lora and 2e-5 for masked")
+    command.add_argument("--seed", type=int, default=0, help="of the draw of text and adapters")
+
+
 def main(words: list[str] | None = None) -> int:
-    """Run a command line; returns the exit status. What is wrong with the words or the files is said in one line."""
-    asked = parser().parse_args(words)
+    """Run a command line and return its exit status. An error in the arguments or the files is one line on stderr."""
+    arguments = parser().parse_args(words)
     try:
-        asked.run(asked, join_processes(asked.device), getattr(torch, asked.dtype) if asked.dtype else None)
+        dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+        arguments.run(arguments, join_processes(arguments.device), dtype)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

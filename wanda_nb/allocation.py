@@ -1,4 +1,4 @@
-"""How much each block loses: sparsity by outliers (OWL)."""
+"""How much to remove from each block: sparsity by outliers (OWL)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from .masks import check_sparsity
 from .pruning import prune
 from .scores import wanda_score
 
-LIMIT = 0.999  # of what a block may lose
+LIMIT = 0.999  # the highest sparsity of a block
 
 
 def owl_sparsity(
-    model, tokens, sparsity: float = 0.5, threshold: float = 5.0, spread: float = 0.08, **how
+    model, tokens, sparsity: float = 0.5, threshold: float = 5.0, spread: float = 0.08, **settings
 ) -> list[float]:
-    """One sparsity a block, lower where many weights have outlying Wanda scores; the model's is the sparsity asked for.
+    """One sparsity per block, lower where more weights have outlying Wanda scores; their mean is ``sparsity``.
 
-    An outlier scores more than ``threshold`` times the mean of its block. A block's share of outliers, stretched to a
-    range of ``2 * spread``, is what it keeps more or less of than the others. Sparsities stay between 0
-    and 0.999 (or the sparsity asked for, if that is higher); what a limit takes from one block is shared out evenly
-    among the others, so that the mean over all weights is the sparsity asked for.
-    how: attention_mask, device, batch_size, as in prune.
-    Use: ``prune(model, tokens, sparsity=owl_sparsity(model, tokens, 0.7))``. Nothing is changed.
+    An outlier scores more than ``threshold`` times the mean of its block. The blocks' shares of outliers, stretched to
+    a range of ``2 * spread``, lower their sparsities from a common level, such that the mean over all weights is
+    ``sparsity``. Each stays between 0 and 0.999 (or ``sparsity``, if that is higher).
+    settings: attention_mask, device, batch_size, as in ``prune``.
+    Use: ``prune(model, tokens, sparsity=owl_sparsity(model, tokens, 0.7))``. The model is not changed.
     Yin et al., *Outlier Weighed Layerwise Sparsity (OWL)*, ICML 2024; their code's settings.
     """
     check_sparsity(sparsity)
@@ -41,19 +40,20 @@ def owl_sparsity(
             scores.clear()
         return score
 
-    prune(model, tokens, method=watch, sparsity=0, **how)
+    prune(model, tokens, method=watch, sparsity=0, **settings)
     share = torch.tensor(shares, dtype=torch.float64)
     width = share.max() - share.min()
-    more = 2 * spread * share / width if width > 0 else torch.zeros_like(share)
-    return _clamped(more, torch.tensor(sizes, dtype=torch.float64), sparsity)
+    reduction = 2 * spread * share / width if width > 0 else torch.zeros_like(share)
+    return _clamped(reduction, torch.tensor(sizes, dtype=torch.float64), sparsity)
 
 
-def _clamped(more: torch.Tensor, weights: torch.Tensor, sparsity: float) -> list[float]:
-    """``level - more`` within the limits, (blocks,), at the level where its mean over the weights is the sparsity."""
-    low, high = (sparsity + float(end) for end in more.aminmax())  # at low no block loses more, at high none less
+def _clamped(reduction: torch.Tensor, weights: torch.Tensor, sparsity: float) -> list[float]:
+    """``level - reduction`` (blocks,) within the limits, at the level where the mean over weights is the sparsity."""
+    # at the low level no block exceeds the sparsity, at the high one none falls below it
+    low, high = (sparsity + float(end) for end in reduction.aminmax())
     for _ in range(60):  # halvings, to the last bit
         level = (low + high) / 2
-        shares = (level - more).clamp(0, max(LIMIT, sparsity))
+        shares = (level - reduction).clamp(0, max(LIMIT, sparsity))
         if float(shares @ weights / weights.sum()) < sparsity:
             low = level
         else:

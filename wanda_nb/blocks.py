@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 @contextmanager
 def replaced_forward(*pairs):
-    """For a while, let each module of the (module, function) pairs compute the function instead."""
+    """While open, let each module of the (module, function) pairs compute its function instead."""
     before = [(module, module.__dict__.get("forward")) for module, _ in pairs]
     try:
         for module, function in pairs:
@@ -31,12 +31,12 @@ def _compiled(module: nn.Module) -> bool:
 
 
 def eager(module: nn.Module):
-    """Run what torch.compile compiled as it was written: hooks and idle blocks do not reach into compiled code."""
+    """While open, run compiled modules uncompiled: hooks and idle blocks do not reach into compiled code."""
     return torch.compiler.set_stance("force_eager") if _compiled(module) else nullcontext()
 
 
 def needs_compiler(block: nn.Module) -> bool:
-    """Whether a block holds what torch refuses to run while its operations are watched."""
+    """Whether a block holds code that torch refuses to run while its operations are watched."""
     configs = [getattr(module, "config", None) for module in block.modules()]
     return _compiled(block) or any(getattr(c, "_attn_implementation", "") == "flex_attention" for c in configs)
 
@@ -44,8 +44,8 @@ def needs_compiler(block: nn.Module) -> bool:
 def decoder_blocks(model: nn.Module) -> list[nn.Module]:
     """The model's decoder blocks in order: its one outermost list of modules that hold linear layers.
 
-    Raises ValueError, naming what is in the way, if there is none, or more than one (an
-    encoder-decoder, a vision tower). Introduced in notebook 00, "A real model".
+    Raises ValueError, listing what was found, if there is none or more than one (an encoder-decoder, a vision tower).
+    Introduced in notebook 00, "A real model".
     """
     stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
@@ -55,12 +55,13 @@ def decoder_blocks(model: nn.Module) -> list[nn.Module]:
         if all(_linear_modules(block) for block in module):
             stacks[name] = module
     if len(stacks) != 1:
-        found = ", ".join(f"{name} ({len(stack)} blocks)" for name, stack in stacks.items()) or "none"
-        both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-        why = " It is an encoder-decoder: its decoder reads an encoder's output by cross-attention." if both else ""
+        listing = ", ".join(f"{name} ({len(stack)} blocks)" for name, stack in stacks.items()) or "none"
+        reason = ""
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            reason = " It is an encoder-decoder: its decoder reads an encoder's output by cross-attention."
         raise ValueError(
             f"{type(model).__name__} is not supported: expected one stack of decoder blocks with linear layers, "
-            f"found {found}.{why} Pass the decoder-only language model itself, not an encoder-decoder or a wrapper."
+            f"found {listing}.{reason} Pass the decoder-only language model itself, no encoder-decoder or wrapper."
         )
     return list(next(iter(stacks.values())))
 
@@ -68,8 +69,8 @@ def decoder_blocks(model: nn.Module) -> list[nn.Module]:
 def linear_layers(block: nn.Module) -> dict[str, nn.Module]:
     """The prunable layers of a block, ``{name: nn.Linear or Conv1D}`` in the block's own order.
 
-    Raises ValueError, naming the layer, where pruning them would not prune the block: quantised
-    weights, unmerged adapters, or matrices outside linear layers (fused experts, state spaces).
+    Raises ValueError, naming the layer, if pruning them would not prune the block: for quantised weights, unmerged
+    adapters, and matrices outside linear layers (fused experts, state spaces).
     Introduced in notebook 00, "A real model".
     """
     layers = _linear_modules(block)
@@ -100,21 +101,21 @@ def _linear_modules(block: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_expert(block: nn.Module, name: str) -> bool:
-    """Whether the layer of that name lies in a list of modules in the block, of which not all need be called."""
+    """Whether the named layer is inside a list of modules in the block, not all of which need to be called."""
     parts = name.split(".")
     above = (block.get_submodule(".".join(parts[:end])) for end in range(1, len(parts)))
     return any(isinstance(module, (nn.ModuleList, nn.ModuleDict)) for module in above)
 
 
 def weight_matrix(layer: nn.Module) -> torch.Tensor:
-    """A layer's weight as W (out, in), sharing its storage; Conv1D keeps its own the other way round."""
+    """A layer's weight as W (out, in), sharing its storage; Conv1D stores the transpose."""
     weight = layer.weight.detach()
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
 @contextmanager
 def evaluating(model: nn.Module):
-    """Evaluation mode, and each module's own mode as it was afterwards."""
+    """Put the model in evaluation mode while open, then restore the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -125,17 +126,17 @@ def evaluating(model: nn.Module):
 
 
 def check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:
-    """Raises ValueError, naming the culprit, unless all weights are in memory, unquantised and finite."""
-    quantiser = getattr(model.config, "quantization_config", None)
-    if quantiser is not None:
+    """Raise ValueError, naming the layer or parameter, unless all weights are in memory, unquantised and finite."""
+    quantisation = getattr(model.config, "quantization_config", None)
+    if quantisation is not None:
         raise ValueError(
-            f"{type(model).__name__} is quantised ({quantiser}): load it without quantisation, prune, then quantise."
+            f"{type(model).__name__} is quantised ({quantisation}): load it without quantisation, prune, then quantise."
         )
     for index, block in enumerate(blocks):
         for name, layer in linear_layers(block).items():
             if layer.weight.is_meta:
                 raise ValueError(
-                    f"{name} in block {index} is on the meta device: load all weights, into CPU memory say."
+                    f"{name} in block {index} is on the meta device: load all weights first, say into CPU memory."
                 )
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):

@@ -1,4 +1,4 @@
-"""What goes into each layer: norms of the inputs, summed up by hooks."""
+"""Statistics of what goes into each layer, summed up by hooks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .blocks import linear_layers, weight_matrix
 from .distributed import sum_over_ranks, world
 
 
-class Seen(Exception):
-    """Raised by a hook once the last layer of the block has shown its input: the rest need not be computed."""
+class AllInputsSeen(Exception):
+    """Raised by a hook when the last layer of the block receives its input, to stop the forward pass there."""
 
 
 class _InputSums(Mapping):
-    """Something summed over the inputs of every linear layer in a block, by hooks; see InputNorms."""
+    """Sums over the inputs of every linear layer in a block, taken by hooks; see InputNorms."""
 
     def __init__(self, block: nn.Module):
         self._layers = linear_layers(block)
         self._sums: dict[str, torch.Tensor] = {}
         self._last: tuple = (None, None, None, None)
         self._hooks: list = []
-        #: Which tokens of the batch under way count, (batch, length), 0 for padding; None: all.
+        #: Which tokens of the current batch count, (batch, length), 0 for padding; None: all.
         self.token_mask: torch.Tensor | None = None
-        #: Names of the layers in the order in which they were called, which a caller may clear.
+        #: Names of the layers in the order in which they were called; the caller may clear it.
         self.called: list[str] = []
-        #: When ``called`` reads like this, the forward pass under way is stopped by ``Seen``; None: never.
-        self.enough: list[str] | None = None
+        #: AllInputsSeen stops the forward pass once ``called`` equals this; None: never.
+        self.stop_after: list[str] | None = None
 
     def __enter__(self):
         for name, layer in self._layers.items():
@@ -53,14 +53,14 @@ class _InputSums(Mapping):
             else:
                 self._sums[name] = addend.clone()
             self.called.append(name)
-            if self.called == self.enough:
-                raise Seen
+            if self.called == self.stop_after:
+                raise AllInputsSeen
 
         return hook
 
     def _addend_of(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What a layer's input adds; q, k and v read one tensor, which is summed once while nobody writes into it."""
-        version = written(x)
+        """What a layer's input adds; computed once for q, k and v, which read one tensor, until it is written into."""
+        version = write_count(x)
         last, last_version, last_mask, addend = self._last
         if x is last and self.token_mask is last_mask and version is not None and version == last_version:
             return addend
@@ -69,7 +69,7 @@ class _InputSums(Mapping):
         return addend
 
     def sum_over_ranks(self) -> None:
-        """Make the sums those over the tokens of all ranks; nothing where there is one process."""
+        """Replace each sum by the one over the tokens of all ranks; with a single process, do nothing."""
         if world()[1] == 1:
             return
         for name, layer in self._layers.items():
@@ -86,8 +86,8 @@ class _InputSums(Mapping):
             return rows.float()
         if x.shape[:-1] not in (mask.shape, (mask.numel(),)):
             raise ValueError(
-                f"{name} reads {tuple(x.shape)}, but token_mask is {tuple(mask.shape)}: which rows are padding cannot "
-                "be told (those of an expert? a chunk?). Run each text by itself, unpadded, as prune() does."
+                f"{name} reads {tuple(x.shape)}, but token_mask is {tuple(mask.shape)}: it is unclear which rows are "
+                "padding (an expert's tokens? a chunk?). Run each text by itself, unpadded, as prune() does."
             )
         return rows[mask.to(x.device).reshape(-1).bool()].float()
 
@@ -107,10 +107,10 @@ class _InputSums(Mapping):
 class InputNorms(_InputSums):
     """The L2 norm of every input channel of every linear layer in a block, over all tokens seen.
 
-    Used in a ``with`` statement: while it is open, hooks watch each layer's input X (tokens, in), and
-    ``norms["mlp.down_proj"]`` is ``X.norm(dim=0)``, (in,) float32, over everything the block has
-    read so far. Sums of squares are taken in float32 whatever the dtype of X. The hooks leave with the statement, the
-    norms stay. Raises KeyError for a layer that has seen no token.
+    Used in a ``with`` statement, during which hooks watch each layer's input X (tokens, in);
+    ``norms["mlp.down_proj"]`` is ``X.norm(dim=0)``, (in,) float32, over everything that the block has read so far.
+    Squares are summed in float32 whatever the dtype of X. The hooks are removed when the statement ends; the norms
+    stay. Raises KeyError for a layer that has seen no token.
     Introduced in notebook 01, "Streaming norms"; equation 1 of the paper.
     """
 
@@ -124,39 +124,39 @@ class InputNorms(_InputSums):
 class InputGrams(_InputSums):
     """XᵀX (in, in) float32 of every linear layer's input X (tokens, in), over all tokens seen.
 
-    Half the Hessian of the layer's squared output error in each row of W, up to a constant; its diagonal holds
-    the squared norms. Used like InputNorms. Introduced in notebook 05, "The Hessian".
+    This is half the Hessian of the layer's squared output error in each row of W; its diagonal holds the squared norms.
+    Used like InputNorms. Introduced in notebook 05, "The Hessian".
     """
 
     def _addend(self, X):
         return X.T @ X
 
 
-def written(thing) -> int | None:
-    """How often a tensor was written into, through whichever view; None where torch does not count."""
+def write_count(thing) -> int | None:
+    """How often a tensor was written into, through any view; None for anything for which torch does not count."""
     return None if not isinstance(thing, torch.Tensor) or thing.is_inference() else thing._version
 
 
 @contextmanager
 def value_reads():
-    """A list that stays empty while nothing reads a tensor's values, or makes a shape of them.
+    """While open, a list of the operations that read a tensor's values, or derive a shape from them.
 
-    Python code can branch on nothing else in a tensor. torch marks its operations that do so; those that leave torch,
-    such as ``tolist``, are known by name.
+    Without such an operation Python code cannot branch on the values. torch tags its own; those that leave torch, such
+    as ``tolist``, are known by name.
     """
-    found: list = []
+    operations: list = []
 
     class Operations(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
-                found.append(func)
+                operations.append(func)
             return func(*args, **(kwargs or {}))
 
     class Methods(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__", "__dlpack__", "__repr__"):
-                found.append(func)
+                operations.append(func)
             return func(*args, **(kwargs or {}))
 
     with Operations(), Methods():
-        yield found
+        yield operations

@@ -1,4 +1,4 @@
-"""What `python -m wanda_nb` does: prune, evaluate, recover, each from a folder to a folder or a record."""
+"""What `python -m wanda_nb` does: prune, evaluate and recover, each from a model to a new folder or a record."""
 
 from __future__ import annotations
 
@@ -22,133 +22,155 @@ from .inputs.tasks import PAPER_TASKS
 from .inputs.text import begin_with_bos
 from .methods import METHODS
 from .reporting.identity import identity, tokens_identity
-from .reporting.kept import same_call
 from .reporting.provenance import provenance
+from .reporting.unfinished import same_call
 
 
 def say(*words) -> None:
+    """Print, on the first process only."""
     if world()[0] == 0:
         print(*words, flush=True)
 
 
-def prune(asked, device, dtype) -> None:
-    folder = model_folder(asked.model)
+def prune(arguments, device, dtype) -> None:
+    """Prune a checkpoint folder into a new one."""
+    folder = model_folder(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start = time.perf_counter()
-    calibration = {"source": asked.text, "samples": asked.samples, "length": asked.length, "seed": asked.seed}
-    calibration |= {} if asked.bos is None else {"bos": asked.bos}
-    if asked.length is None:
+    calibration = {"source": arguments.text}
+    calibration |= {name: getattr(arguments, name) for name in ("samples", "length", "seed")}
+    calibration |= {} if arguments.bos is None else {"bos": arguments.bos}
+    if arguments.length is None:
         calibration["length"] = min(2048, getattr(Skeleton(folder).model.config, "max_position_embeddings", 2048))
-    reads = METHODS[asked.method].reads_inputs or asked.update
     draw = wn.calibration_tokens
-    if asked.text == "published":
+    if arguments.text == "published":
         draw, calibration["source"] = wn.published_windows, "hub:c4"
-    tokens = draw(tokenizer, **calibration) if reads else None
+    reads_inputs = METHODS[arguments.method].reads_inputs or arguments.update
+    tokens = draw(tokenizer, **calibration) if reads_inputs else None
     tokenised = time.perf_counter() - start
-    how = {"method": asked.method, "sparsity": asked.sparsity, "pattern": asked.pattern, "group": asked.group}
-    how |= {"update": asked.update, "device": device, "batch_size": asked.batch_size, "dtype": dtype}
-    say("estimate:", wn.estimate_checkpoint(folder, tokens, **how))
-    if asked.dry_run:
+    names = ("method", "sparsity", "pattern", "group", "update", "batch_size")
+    settings = {name: getattr(arguments, name) for name in names} | {"device": device, "dtype": dtype}
+    say("estimate:", wn.estimate_checkpoint(folder, tokens, **settings))
+    if arguments.dry_run:
         return
-    budget = None if asked.budget is None else int(asked.budget * 2**30)
-    report = wn.prune_checkpoint(folder, asked.destination, tokens, **how, budget=budget, calibration=calibration)
+    budget = None if arguments.budget is None else int(arguments.budget * 2**30)
+    settings |= {"budget": budget, "calibration": calibration}
+    report = wn.prune_checkpoint(folder, arguments.destination, tokens, **settings)
     report.seconds = {"tokenise": tokenised, **report.seconds}
     say(report)
-    say(f"saved: {asked.destination}, with a model card and pruning.json")
+    say(f"saved: {arguments.destination}, with a model card and pruning.json")
 
 
-def evaluate(asked, device, dtype) -> None:
-    folder = model_folder(asked.model)
+def evaluate(arguments, device, dtype) -> None:
+    """Measure perplexity, and accuracy on zero-shot tasks, into a record."""
+    folder = model_folder(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    heldout = wn.evaluation_tokens(tokenizer, asked.text, length=asked.length, windows=asked.windows, bos=asked.bos)
+    windows = {"length": arguments.length, "windows": arguments.windows, "bos": arguments.bos}
+    heldout = wn.evaluation_tokens(tokenizer, arguments.text, **windows)
     if len(heldout) < FEWEST_WINDOWS:
-        raise ValueError(f"{len(heldout)} windows: expected {FEWEST_WINDOWS} or more for an interval, or shorter ones.")
-    about = {
-        "text": asked.text,
+        raise ValueError(
+            f"{len(heldout)} windows: expected {FEWEST_WINDOWS} or more for an interval. Read more, or shorter ones."
+        )
+    request = {
+        "text": arguments.text,
         "windows": list(heldout.shape),
         "tokens": tokens_identity(heldout, None),
-        "limit": asked.limit,
+        "limit": arguments.limit,
+        "tasks": arguments.tasks if arguments.tasks != [] else list(PAPER_TASKS),
+        "source": arguments.source,
     }
-    about |= {"tasks": asked.tasks if asked.tasks != [] else list(PAPER_TASKS), "source": asked.source}
-    same_call(asked.record, about)  # what needs no model is checked before it is read
+    same_call(arguments.record, request)  # what needs no model is checked before the model is read
     say("estimate:", reading_estimate(folder, heldout, device, dtype or native_dtype(device), passes=1, weights=1))
-    if asked.tasks is not None:
-        say("The zero-shot tasks come on top: their progress bar says how long once they are read.")
-    if asked.dry_run:
+    if arguments.tasks is not None:
+        say("The zero-shot tasks come on top: once they are read, their progress bar says how long they take.")
+    if arguments.dry_run:
         return
     model, _ = wn.load_model(os.fspath(folder), device=device, dtype=dtype)
-    about["model"] = identity(model)
-    if same_call(asked.record, about):
-        say(f"finished before: {asked.record} holds what these arguments give. Remove it to measure again.")
+    request["model"] = identity(model)
+    if same_call(arguments.record, request):
+        say(f"finished before: {arguments.record} holds what these arguments give. Remove it to measure again.")
         return
+    _measure(arguments, request, model, tokenizer, heldout)
+
+
+def _measure(arguments, request: dict, model, tokenizer, heldout: torch.Tensor) -> None:
+    """Evaluate the model and write the record; finished batches survive a kill in two files of their own."""
     start = time.perf_counter()
-    kept = [asked.record.with_suffix(f".{what}.tmp") for what in ("losses", "answers")]
-    losses = wn.window_losses(model, heldout, asked.batch_size, kept=kept[0])
-    found = wn.perplexity_interval(losses)
+    losses_file, answers_file = (arguments.record.with_suffix(f".{name}.tmp") for name in ("losses", "answers"))
+    losses = wn.window_losses(model, heldout, arguments.batch_size, kept=losses_file)
+    value, low, high = wn.perplexity_interval(losses)
     record = {
         "command": "evaluate",
-        "asked": about,
-        "text": asked.text,
-        "length": asked.length,
+        "asked": request,
+        "text": arguments.text,
+        "length": arguments.length,
         "windows": len(heldout),
         "windows begin with BOS": begin_with_bos(model, heldout),
-        "perplexity": found.value,
-        "interval": [found.low, found.high],
+        "perplexity": value,
+        "interval": [low, high],
         "sparsity": wn.sparsity(model),
         "losses": losses.tolist(),
     }
-    say(f"perplexity {found.value:.3f}, 95% interval {found.low:.3f} to {found.high:.3f}, {len(heldout)} windows")
-    if asked.tasks is not None:
-        how = {"limit": asked.limit, "batch_size": asked.batch_size, "source": asked.source, "kept": kept[1]}
-        answers = wn.zero_shot(model, tokenizer, asked.tasks or PAPER_TASKS, **how)
-        say(answers)
-        record |= {"limit": asked.limit, "tasks": answers.table.to_dict("index"), "mean": answers.mean}
+    say(f"perplexity {value:.3f}, 95% interval {low:.3f} to {high:.3f}, {len(heldout)} windows")
+    if arguments.tasks is not None:
+        settings = {"limit": arguments.limit, "batch_size": arguments.batch_size, "source": arguments.source}
+        scores = wn.zero_shot(model, tokenizer, arguments.tasks or PAPER_TASKS, **settings, kept=answers_file)
+        say(scores)
+        record |= {"limit": arguments.limit, "tasks": scores.table.to_dict("index"), "mean": scores.mean}
     record |= {**provenance(model), "seconds": round(time.perf_counter() - start, 1)}
-    write_text(asked.record, json.dumps(record, indent=1) + "\n")
-    for path in kept:
+    write_text(arguments.record, json.dumps(record, indent=1) + "\n")
+    for path in (losses_file, answers_file):
         path.unlink(missing_ok=True)
-    say(f"saved: {asked.record}")
+    say(f"saved: {arguments.record}")
 
 
-def recover(asked, device, dtype) -> None:
-    folder = model_folder(asked.model)
-    note = other_place(asked.destination, folder) / "recovery.json"
+def recover(arguments, device, dtype) -> None:
+    """Train a pruned model and save it in a new folder, with a record."""
+    folder = model_folder(arguments.model)
+    record_path = other_place(arguments.destination, folder) / "recovery.json"
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    drawn = {"windows": asked.windows, "length": asked.length, "seed": asked.seed, "bos": asked.bos}
-    text = wn.training_tokens(tokenizer, asked.text, **drawn)
-    batch = asked.batch_size or 4
-    about = {"method": asked.method, "text": asked.text, "tokens": tokens_identity(text, None), "steps": asked.steps}
-    about |= {name: getattr(asked, name) for name in ("accumulate", "learning_rate", "seed")}
-    about |= {"batch_size": batch, "processes": world()[1]}
-    same_call(note, about, alone=True)
-    read = text if asked.steps is None else text[:1].expand(asked.steps * batch * asked.accumulate, -1)
-    weights = 1 if asked.method == "lora" else 4  # gradients, and two moments
-    say("estimate:", reading_estimate(folder, read, device, dtype or torch.float32, passes=3, weights=weights))
-    if asked.dry_run:
+    windows = {name: getattr(arguments, name) for name in ("windows", "length", "seed", "bos")}
+    text = wn.training_tokens(tokenizer, arguments.text, **windows)
+    batch_size = arguments.batch_size or 4
+    request = {"method": arguments.method, "text": arguments.text, "tokens": tokens_identity(text, None)}
+    request |= {name: getattr(arguments, name) for name in ("steps", "accumulate", "learning_rate", "seed")}
+    request |= {"batch_size": batch_size, "processes": world()[1]}
+    same_call(record_path, request, alone=True)
+    steps = arguments.steps
+    trained_on = text if steps is None else text[:1].expand(steps * batch_size * arguments.accumulate, -1)
+    weights = 1 if arguments.method == "lora" else 4  # with gradients and the optimiser's two moments
+    say("estimate:", reading_estimate(folder, trained_on, device, dtype or torch.float32, passes=3, weights=weights))
+    if arguments.dry_run:
         return
     model, _ = wn.load_model(os.fspath(folder), device=device, dtype=dtype or torch.float32)
-    about["model"] = identity(model)
-    if (from_first_rank(same_call(note, about)) or {}).get("sparsity") is not None:
-        say(f"finished before: {asked.destination} holds what these arguments give. Clear it to train again.")
+    request["model"] = identity(model)
+    if (from_first_rank(same_call(record_path, request)) or {}).get("sparsity") is not None:
+        say(f"finished before: {arguments.destination} holds what these arguments give. Clear it to train again.")
         return
+    _train(arguments, request, model, tokenizer, text, record_path)
+
+
+def _train(arguments, request: dict, model, tokenizer, text: torch.Tensor, record_path) -> None:
+    """Train, merge adapters under the mask, and save the model and then the record, which says that it is complete."""
+    destination = arguments.destination
     if world()[0] == 0:
-        asked.destination.mkdir(parents=True, exist_ok=True)
-        write_text(note, json.dumps({"command": "recover", "asked": about}) + "\n")
-    run = wn.recover(
-        model, text, asked.method, steps=asked.steps, batch_size=batch, accumulate=asked.accumulate,
-        learning_rate=asked.learning_rate, folder=asked.destination / "checkpoints", seed=asked.seed,
-    )  # fmt: skip
+        destination.mkdir(parents=True, exist_ok=True)
+        write_text(record_path, json.dumps({"command": "recover", "asked": request}) + "\n")
+    settings = {
+        name: request[name] for name in ("method", "steps", "batch_size", "accumulate", "learning_rate", "seed")
+    }
+    run = wn.recover(model, text, **settings, folder=destination / "checkpoints")
     say(run)
-    trained = wn.merge_lora(run.model, keep_zeros=True)[0] if asked.method == "lora" else run.model
+    trained = wn.merge_lora(run.model, keep_zeros=True)[0] if arguments.method == "lora" else run.model
     if world()[0] > 0:
         return
-    trained.save_pretrained(asked.destination)
-    tokenizer.save_pretrained(asked.destination)
+    trained.save_pretrained(destination)
+    tokenizer.save_pretrained(destination)
     record = {
         "command": "recover",
-        "asked": about,
-        "method": asked.method,
-        "text": {"source": asked.text, "windows": len(text), "length": asked.length, "seed": asked.seed},
+        "asked": request,
+        "method": arguments.method,
+        "text": {"source": arguments.text, "windows": len(text), "length": arguments.length, "seed": arguments.seed},
         "windows begin with BOS": begin_with_bos(trained, text),
         "steps": len(run.losses),
         "loss": run.losses["loss"].tolist(),
@@ -157,5 +179,5 @@ def recover(asked, device, dtype) -> None:
         **provenance(trained),
         "seconds": round(run.seconds, 1),
     }
-    write_text(note, json.dumps(record, indent=1) + "\n")  # last: it says that the model is whole
-    say(f"{record['sparsity']:.2%} zeros · saved: {asked.destination}, with recovery.json")
+    write_text(record_path, json.dumps(record, indent=1) + "\n")
+    say(f"{record['sparsity']:.2%} zeros · saved: {destination}, with recovery.json")

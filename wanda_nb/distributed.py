@@ -1,4 +1,4 @@
-"""Several processes, one result: calibration windows shared among ranks, sums taken over all of them.
+"""Several processes, one result: calibration windows split among ranks, statistics summed over all of them.
 
 The engine is ``torch.distributed``, as ``torchrun`` or ``accelerate launch`` set it up. One process is the same code.
 """
@@ -15,48 +15,48 @@ from .hardware import usable_device
 
 
 def world() -> tuple[int, int]:
-    """This process's rank and the number of ranks: (0, 1) where there is one process."""
+    """This process's rank and the number of ranks: (0, 1) for a single process."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def join_processes(device: str) -> torch.device:
-    """This process's device of that name, and torch.distributed set up, if a launcher started more processes than one.
+    """This process's device of that name; sets up torch.distributed if a launcher started several processes.
 
-    Raises ValueError where the device is not to be had, or the others are not.
+    Raises ValueError if the device is not usable or the processes cannot be joined.
     """
     if "WORLD_SIZE" not in os.environ:
         return usable_device(device)
-    mine = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
+    own_device = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
     try:
-        PartialState(cpu=mine.type != "cuda")
+        PartialState(cpu=own_device.type != "cuda")
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"The processes could not be joined: {str(error).splitlines()[0]}") from error
-    return mine
+    return own_device
 
 
 def my_share(tokens: torch.Tensor, attention_mask=None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """This rank's windows, and their mask. Raises ValueError where there are fewer windows than ranks."""
+    """This rank's windows and their mask. Raises ValueError if there are fewer windows than ranks."""
     rank, ranks = world()
     if len(tokens) < ranks:
         raise ValueError(
             f"{len(tokens)} calibration windows for {ranks} processes: expected one each or more. "
             "Ask for more samples, or start fewer processes."
         )
-    mine = tokens.tensor_split(ranks)[rank]
-    return mine, None if attention_mask is None else attention_mask.tensor_split(ranks)[rank]
+    share = tokens.tensor_split(ranks)[rank]
+    return share, None if attention_mask is None else attention_mask.tensor_split(ranks)[rank]
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor that every rank holds, in place; the same bits on each."""
+    """Sum a tensor over all ranks, in place; returns it, with the same bits on every rank."""
     if world()[1] > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def from_first_rank(thing):
-    """What rank 0 holds, on every rank."""
+    """Rank 0's object, on every rank."""
     if world()[1] == 1:
         return thing
     box = [thing]

@@ -21,39 +21,42 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 8192
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken on a device; of the machine where it is the CPU."""
+    """Bytes that are free on a GPU, or available in the machine for the CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device) -> int:
-    """batch_size, or what the device computes well and has room for. Raises ValueError for no whole number."""
+    """batch_size, by default as many windows as the device computes well and has room for.
+
+    Raises ValueError unless batch_size is None or a whole number of at least 1.
+    """
     if batch_size is not None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r}: expected a whole number of windows, at least 1.")
         return batch_size
-    at_once = CPU_BATCH_TOKENS
+    batch_tokens = CPU_BATCH_TOKENS
     if device.type == "cuda":
-        at_once = min(GPU_BATCH_TOKENS, free_memory(device) // 4 // activation_bytes(block))
-    return max(1, int(at_once // tokens.shape[1]))
+        batch_tokens = min(GPU_BATCH_TOKENS, free_memory(device) // 4 // activation_bytes(block))
+    return max(1, int(batch_tokens // tokens.shape[1]))
 
 
 def activation_bytes(block: nn.Module) -> int:
-    """An upper estimate of what one token takes while it passes a block: all inputs and outputs at once."""
-    shapes = [weight_matrix(layer) for layer in linear_layers(block).values()]
-    return sum(sum(W.shape) * W.element_size() for W in shapes) + 8 * max(W.shape[1] for W in shapes)
+    """An upper estimate of the bytes that one token takes in a block: the inputs and outputs of all layers at once."""
+    weights = [weight_matrix(layer) for layer in linear_layers(block).values()]
+    return sum(sum(W.shape) * W.element_size() for W in weights) + 8 * max(W.shape[1] for W in weights)
 
 
-def allocator(to: torch.device, budget: int | None = None, path: Path | None = None) -> Callable:
-    """A function like torch.empty that puts the hidden states where there is room for them.
+def allocator(compute: torch.device, budget: int | None = None, path: Path | None = None) -> Callable:
+    """A function, called like torch.empty, that allocates the hidden states where there is room for them.
 
-    On the GPU that computes, if they take a third of what is free there; else in CPU memory, if they take no more than
-    the budget in bytes (by default half of what is free); else, given a path, in a file, mapped into memory.
+    They go on the GPU that computes, if they take at most a third of its free memory; else into CPU memory, if they
+    take at most the budget in bytes (by default half of what is free); else, given a path, into a memory-mapped file.
     """
 
     def allocate(shape, dtype, device=None) -> torch.Tensor:
         size = dtype.itemsize * torch.Size(shape).numel()
-        if to.type == "cuda" and size <= free_memory(to) // 3:
-            return torch.empty(shape, dtype=dtype, device=to)
+        if compute.type == "cuda" and size <= free_memory(compute) // 3:
+            return torch.empty(shape, dtype=dtype, device=compute)
         room = free_memory(torch.device("cpu")) // 2 if budget is None else budget
         if path is None or size <= room:
             return torch.empty(shape, dtype=dtype)
@@ -63,7 +66,7 @@ def allocator(to: torch.device, budget: int | None = None, path: Path | None = N
 
 
 def _mapped(shape, dtype, size: int, path: Path) -> torch.Tensor:
-    """An empty tensor in a new file; where the system allows, the file's name goes at once and its space with us."""
+    """An empty tensor in a new file, unlinked at once where the system allows, so that no file outlives the process."""
     with open(path, "wb") as file:
         if hasattr(os, "posix_fallocate"):  # take the space now: a page that finds none later kills the process
             os.posix_fallocate(file.fileno(), 0, size)
@@ -76,7 +79,7 @@ def _mapped(shape, dtype, size: int, path: Path) -> torch.Tensor:
 
 
 class PeakMemory:
-    """The most memory in use while open: of the GPU where there is one, else of this process, sampled."""
+    """Measures the peak memory in bytes while open: of the device if it is a GPU, else of this process, sampled."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -106,20 +109,20 @@ class PeakMemory:
 
 
 def usable_device(device) -> torch.device:
-    """A device that this machine has, from its name. Raises ValueError for any other."""
+    """The torch device of that name. Raises ValueError if this machine does not have it."""
     try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).cpu()
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
-        have = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
         raise ValueError(
-            f"device={str(device)!r} is not usable here: expected {' or '.join(['cpu', *have])}."
+            f"device={str(device)!r} is not usable here: expected {' or '.join(['cpu', *gpus])}."
         ) from error
-    return found
+    return usable
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
-    """The shortest dtype that the device computes with in hardware, as far as models are safe in it."""
+    """The dtype to load models in: float32 on a CPU, bfloat16 on a GPU that has it in hardware, else float16."""
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -127,18 +130,18 @@ def native_dtype(device: torch.device) -> torch.dtype:
 
 @lru_cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second that a device reaches on a large product: the best seen in 0.2 s."""
+    """Floating-point operations per second that a device reaches on a large product: the best seen in 0.2 s."""
     largest = 8192 if device.type == "cuda" else 2048
     size, best = 128, 0.0
     _product_seconds(size, device, dtype)  # the first one waits for libraries to load
-    begun = time.perf_counter()
+    start = time.perf_counter()
     while True:
-        took = min(_product_seconds(size, device, dtype) for _ in range(2))  # the first of a size may be compiled
-        best = max(best, 2 * size**3 / took)
-        left = 0.2 - (time.perf_counter() - begun)
-        if size < largest and 2 * 8 * took < left:  # twice the rows, eight times the work
+        seconds = min(_product_seconds(size, device, dtype) for _ in range(2))  # the first of a size may be compiled
+        best = max(best, 2 * size**3 / seconds)
+        remaining = 0.2 - (time.perf_counter() - start)
+        if size < largest and 2 * 8 * seconds < remaining:  # twice the rows, eight times the work
             size *= 2
-        elif 2 * took > left:
+        elif 2 * seconds > remaining:
             return best
 
 
@@ -154,19 +157,19 @@ def _product_seconds(size: int, device: torch.device, dtype: torch.dtype) -> flo
 
 
 def use_sparse_kernels(model: nn.Module) -> int:
-    """Let all 2:4-pruned linear layers of the blocks compute with the GPU's sparse tensor cores, in place; how many.
+    """Make the linear layers of all blocks compute on the GPU's sparse tensor cores, in place; returns their number.
 
-    The weights become torch's semi-structured tensors, stored compressed. Raises RuntimeError where the hardware
-    has none (a CPU, a GPU before compute capability 8.0), ValueError for a layer that is not 2:4, or not in 16 bits.
+    The weights become torch's semi-structured tensors, stored compressed. Raises RuntimeError on hardware without such
+    kernels (a CPU, a GPU below compute capability 8.0), ValueError for a layer that is not 2:4 or not in 16 bits.
     Introduced in notebook 04, "What the hardware does".
     """
     layers = [item for block in decoder_blocks(model) for item in linear_layers(block).items()]
-    _check_hardware(layers[0][1].weight.device)
+    check_sparse_kernels(layers[0][1].weight.device)
     for name, layer in layers:
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"{name} is {type(layer).__name__}, which keeps weights transposed: expected nn.Linear.")
         if layer.weight.dtype not in (torch.float16, torch.bfloat16):
-            raise ValueError(f"{name} is {layer.weight.dtype}: the kernels want float16 or bfloat16, so convert first.")
+            raise ValueError(f"{name} is {layer.weight.dtype}: the kernels need float16 or bfloat16, so convert first.")
         if not is_nm(layer.weight, 2, 4):
             raise ValueError(f"{name} is not 2:4: expected two zeros in every four. Prune with pattern='2:4' first.")
     for _, layer in layers:
@@ -175,33 +178,34 @@ def use_sparse_kernels(model: nn.Module) -> int:
     return len(layers)
 
 
-def _check_hardware(device: torch.device) -> None:
-    found = str(device)
+def check_sparse_kernels(device: torch.device) -> None:
+    """Raise RuntimeError unless the device has 2:4 kernels."""
+    description = str(device)
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major >= 8:
             return
-        found = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+        description = f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
     raise RuntimeError(
-        f"No 2:4 kernels on this device ({found}): expected an NVIDIA GPU of compute capability 8.0 or newer "
+        f"No 2:4 kernels on this device ({description}): expected an NVIDIA GPU of compute capability 8.0 or newer "
         "(Ampere: A100, RTX 30). Elsewhere 2:4 is a mask like any other."
     )
 
 
 def paired_seconds(first, second, repeats: int = 15) -> tuple[list[float], list[float]]:
-    """Seconds of two functions, called in turn so that a noisy machine is noisy for both; one warm-up call each.
+    """Seconds of two functions, called in turn so that noise affects both alike, after one warm-up call of each.
 
     Quote the median of the ratios, not the times. Introduced in notebook 04, "Honest timings".
     """
     seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
-        for function, taken in zip((first, second), seconds, strict=True):
+        for function, times in zip((first, second), seconds, strict=True):
             start = time.perf_counter()
             function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if repeat:
-                taken.append(time.perf_counter() - start)
+                times.append(time.perf_counter() - start)
     return seconds
 
 

@@ -13,19 +13,20 @@ import numpy as np
 import torch
 
 GROUPS = ("output", "input", "layer", "running-sum")
-SHORT_ROW = 8  # up to here counting ranks beats selecting
-SLAB = 2**20  # scores at a time on a CPU: scratch memory stays small, warm and the allocator's own
+SHORT_ROW = 8  # up to this width counting ranks is faster than selecting
+SLAB = 2**20  # scores at a time on a CPU, so that scratch memory stays in cache and is reused
 
 
 def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output") -> torch.Tensor:
     """Remove the lowest scores within each comparison group: (out, in) -> mask (out, in) bool.
 
-    sparsity: in [0, 1); exactly ``floor(size * sparsity)`` go from each group.
+    sparsity: in [0, 1); exactly ``floor(size * sparsity)`` are removed from each group.
     group: ``"output"``, each row by itself (Wanda); ``"input"``, each column; ``"layer"``, all at
     once (magnitude as published), ties to the earlier row, then column; ``"running-sum"``, the variant of the
     paper's appendix: from each row the lowest scores that add up to the same share of its sum, so many
     that the layer meets the sparsity to 0.001.
-    Raises ValueError for anything else, for scores that are NaN, and in a running sum for negative or infinite ones.
+    Raises ValueError for any other sparsity or group, for NaN scores, and for a running sum of negative or infinite
+    scores.
     Introduced in notebook 02, "Comparison groups"; section 3 of the paper.
     """
     check_sparsity(sparsity)
@@ -53,10 +54,10 @@ def nm_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
 
 
 def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001) -> torch.Tensor:
-    """From each row the lowest scores whose running sum stays within alpha of the row's sum: the paper's variant.
+    """Remove from each row the lowest scores whose running sum stays within alpha times the row's sum.
 
-    alpha, one for the layer, is found by bisection as published, from 0.4 within [0, 0.8]; beyond that, up to 1, where
-    a high sparsity needs it, and until the sparsity is met to the tolerance, or ties forbid it.
+    One alpha for the layer is found by bisection, as published: from 0.4 within [0, 0.8], or up to 1 where a high
+    sparsity needs it, until the sparsity is met to the tolerance or ties make that impossible.
     """
     score = _at_least_float32(score)
     total = score.sum(dim=1, keepdim=True)
@@ -78,10 +79,10 @@ def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001)
 
 
 def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
-    """The count lowest of each row, ties to the earlier column: (rows, columns) -> bool.
+    """Mark the ``count`` lowest scores of each row, ties to the earlier column: (rows, columns) -> bool.
 
-    No sort: a row's threshold by selection, or ranks by counting where rows are short. Ties at the threshold
-    are settled afterwards, in the few rows that have more of them than room.
+    Nothing is sorted: each row's threshold is selected, or ranks are counted where rows are short. Ties at the
+    threshold are settled afterwards, in the few rows that have too many of them.
     """
     if count == 0:
         return torch.zeros_like(score, dtype=torch.bool)
@@ -110,7 +111,7 @@ def _at_least_float32(score: torch.Tensor) -> torch.Tensor:
 
 
 def _smallest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
-    """A column's rank is how many scores of its row come before it; below count, it goes."""
+    """Mark each score whose rank, the number of scores in its row that come before it, is below ``count``."""
     columns = score.unbind(dim=1)
     mask = torch.empty_like(score, dtype=torch.bool)
     for j, own in enumerate(columns):
@@ -125,7 +126,7 @@ def _smallest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
 def _kth_smallest(score: torch.Tensor, k: int) -> torch.Tensor:
     """The k-th smallest of each row, (rows, 1); on a CPU by numpy's partition, many times faster than a sort.
 
-    In one thread: beside torch's own, which wait for work by spinning, a pool of threads was slower.
+    It runs in one thread: a pool of threads was slower, since torch's own spin while they wait for work.
     """
     if score.device.type != "cpu":
         return score.kthvalue(k, dim=1, keepdim=True).values
@@ -133,15 +134,16 @@ def _kth_smallest(score: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:
-    """``"2:4"`` -> (2, 4), as hardware reads it: 2 weights stay of every 4. Raises ValueError."""
-    kept, _, of = str(pattern).partition(":")
-    if not (kept.isdecimal() and of.isdecimal()):
+    """``"2:4"`` -> (2, 4), as hardware reads it: 2 of every 4 weights stay. Raises ValueError for anything else."""
+    n, _, m = str(pattern).partition(":")
+    if not (n.isdecimal() and m.isdecimal()):
         raise ValueError(f"pattern={pattern!r}: expected N:M, such as '2:4', which keeps 2 of every 4 weights.")
-    check_pattern((int(kept), int(of)))
-    return int(kept), int(of)
+    check_pattern((int(n), int(m)))
+    return int(n), int(m)
 
 
 def check_sparsity(sparsity) -> None:
+    """Raise ValueError unless sparsity is a number in [0, 1)."""
     number = float(sparsity) if isinstance(sparsity, Real) and not isinstance(sparsity, bool) else math.nan
     if not 0 <= number < 1:
         hint = f" Did you mean {number / 100:g}?" if 1 < number < 100 else ""
@@ -149,11 +151,13 @@ def check_sparsity(sparsity) -> None:
 
 
 def check_group(group) -> None:
+    """Raise ValueError unless group is one of GROUPS."""
     if group not in GROUPS:
-        raise ValueError(f"group={group!r}: expected one of {', '.join(GROUPS)}, the scores compared with one another.")
+        raise ValueError(f"group={group!r}: expected one of {', '.join(GROUPS)} (which scores are compared).")
 
 
 def check_pattern(pattern: tuple[int, int]) -> None:
+    """Raise ValueError unless pattern is (n, m) with 1 <= n < m."""
     n, m = pattern
     if not (isinstance(n, int) and isinstance(m, int) and 1 <= n < m):
         raise ValueError(
@@ -162,6 +166,7 @@ def check_pattern(pattern: tuple[int, int]) -> None:
 
 
 def check_width(width: int, pattern: tuple[int, int], name: str = "score") -> None:
+    """Raise ValueError, with the name, unless m of the pattern (n, m) divides the width."""
     n, m = pattern
     if width % m:
         raise ValueError(
@@ -180,7 +185,7 @@ def _check_score(score: torch.Tensor) -> None:
 
 
 def _check_shares(score: torch.Tensor, total: torch.Tensor) -> None:
-    """Each score must be a share of its row's sum, from 0 to 1, or alpha means nothing."""
+    """Raise ValueError unless every score is a share, from 0 to 1, of its row's sum, total (out, 1)."""
     problem = ""
     if not bool(total.isfinite().all()):
         problem = (
@@ -191,7 +196,7 @@ def _check_shares(score: torch.Tensor, total: torch.Tensor) -> None:
     if problem:
         raise ValueError(
             f"group='running-sum': {problem}. A share of a row's sum needs finite scores of 0 or more. Choose "
-            "group='output', which only ranks them, or give other scores: their absolute values, say."
+            "group='output', which only ranks them, or pass other scores, such as their absolute values."
         )
 
 

@@ -1,4 +1,4 @@
-"""What prune was asked for, and what it therefore does to a layer: weights and input statistics -> new weights."""
+"""The methods, and the plan of a run: what happens to a layer, weights and input statistics -> new weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ METHODS = {
 
 
 class Plan(NamedTuple):
-    """What was asked for, checked."""
+    """The checked arguments of a run, and what they do to a layer."""
 
     name: str
     score: Callable | None
@@ -51,9 +51,9 @@ class Plan(NamedTuple):
     ) -> tuple[torch.Tensor | None, dict]:
         """Prune W (out, in), a layer of block number ``block``, in place.
 
-        statistic: norm (in,) or XᵀX (in, in) of its inputs, as the method reads them, else None. Returns the mask
-        (out, in), True where a weight went, or None after an update, which gives every weight a new value; and what
-        the report says of it besides.
+        statistic: norm (in,) or XᵀX (in, in) of its inputs, whichever the method reads, else None. Returns the mask
+        (out, in), True where a weight was removed, or None after an update, which gives every weight a new value; and
+        further columns for the report.
         """
         if self.update is None:
             mask = self.select(self.scored(W, statistic), block)
@@ -64,25 +64,26 @@ class Plan(NamedTuple):
         return None, {"damping": damping}
 
     def sparsity_of(self, block: int) -> float:
-        """The fraction of weights that goes in a block."""
+        """The fraction of weights to remove from a block."""
         return self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
 
     def select(self, score: torch.Tensor, block: int) -> torch.Tensor:
-        """score (out, in) -> mask (out, in), True where a weight goes."""
+        """The mask (out, in), True where a weight is removed, for a score (out, in)."""
         return nm_mask(score, *self.nm) if self.nm else prune_mask(score, self.sparsity_of(block), self.group)
 
     def scored(self, W, norm) -> torch.Tensor:
-        """The method's scores (out, in). Raises ValueError where a score of your own gives something else."""
+        """The method's scores (out, in). Raises ValueError if your own score function returns anything else."""
         score = self.score(W, norm)
         if not isinstance(score, torch.Tensor) or score.shape != W.shape:
             given = tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
-            raise ValueError(f"{self.name} gave {given} for a layer of {tuple(W.shape)}: expected one score a weight.")
+            shape = tuple(W.shape)
+            raise ValueError(f"{self.name} gave {given} for a layer of {shape}: expected one score per weight.")
         return score
 
     def updated(self, W, gram, factor, block: int) -> torch.Tensor:
-        """What W (out, in) becomes: pruned, and its kept weights moved to make up for the removed ones."""
+        """W (out, in) after pruning, with the kept weights moved to make up for the removed ones."""
         norm = gram.diagonal().sqrt()
-        W = W.masked_fill(norm == 0, 0)  # dead channels go first, all of them, as published: nothing rests on them
+        W = W.masked_fill(norm == 0, 0)  # all of a dead channel, as published: no output depends on it
 
         def choose(w, d, columns):
             return self.select(self.scored(w, norm[columns]) if self.score else obs_score(w.float(), d), block)
@@ -93,21 +94,21 @@ class Plan(NamedTuple):
 
 
 class Factors:
-    """inverse_factor, computed once for neighbouring layers that read the same input."""
+    """Calls inverse_factor, once for neighbouring layers that read the same input."""
 
     def __init__(self):
-        self.gram, self.answer = None, None
+        self.gram, self.result = None, None
 
     def __call__(self, gram: torch.Tensor) -> tuple[torch.Tensor, float]:
         if self.gram is None or not torch.equal(gram, self.gram):
-            self.gram, self.answer = gram, inverse_factor(gram)
-        return self.answer
+            self.gram, self.result = gram, inverse_factor(gram)
+        return self.result
 
 
 def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group=None, update=None) -> Plan:
-    """What to do to each layer of a model of so many blocks, by the arguments of ``prune``, which documents them.
+    """The plan for a model of so many blocks, from the arguments of ``prune``, which documents them.
 
-    Raises ValueError where they make no sense: what was wrong, what was expected, what to do.
+    Raises ValueError if they are invalid or contradict one another.
     """
     name, method = _method(method)
     if update not in UPDATES:
@@ -122,7 +123,7 @@ def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group
         )
     statistic = InputGrams if update else InputNorms if method.reads_inputs else None
     if pattern is None:
-        sparsity = _checked(sparsity, blocks)
+        sparsity = _checked_sparsity(sparsity, blocks)
         group = group or ("layer" if update == "iterative" else method.group)
         return Plan(name, method.score, sparsity, None, group, update, statistic)
     n, m = _checked_pattern(pattern, name, method, sparsity, group)
@@ -156,14 +157,14 @@ def _checked_pattern(pattern, name: str, method: Method, sparsity, group) -> tup
     return n, m
 
 
-def _checked(sparsity, blocks: int) -> float | tuple[float, ...]:
+def _checked_sparsity(sparsity, blocks: int) -> float | tuple[float, ...]:
     if sparsity is None:
         return 0.5
     if not isinstance(sparsity, Sequence) or isinstance(sparsity, str):
         check_sparsity(sparsity)
         return float(sparsity)  # type: ignore[arg-type]  # a string has not passed the check
-    for one in sparsity:
-        check_sparsity(one)
+    for block_sparsity in sparsity:
+        check_sparsity(block_sparsity)
     if len(sparsity) != blocks:
         raise ValueError(f"{len(sparsity)} sparsities for {blocks} blocks: expected one each, or one number for all.")
-    return tuple(float(one) for one in sparsity)
+    return tuple(map(float, sparsity))

@@ -37,27 +37,27 @@ def prune(
 ) -> Report:
     """Remove weights from all linear layers of all decoder blocks, in place, with no retraining.
 
-    Block by block: run the block on its inputs and note the norm of every input channel, prune its linear
-    layers, run it again, so that the next block sees what the pruned one puts out. Embeddings, norms and head stay.
+    Block by block: run the block on its inputs and note the norm of every input channel, prune its linear layers, then
+    run it again, so that the next block sees the output of the pruned one. Embeddings, norms and head are not pruned.
 
-    tokens: calibration windows, LongTensor (samples, length); None will do for magnitude.
+    tokens: calibration windows, LongTensor (samples, length); may be None for magnitude.
     method: ``"wanda"``, ``"magnitude"``, ``"sparsegpt"``, ``"ria"``, ``"wanda-variant"`` (the paper's appendix), or
     your own ``score(W, norm) -> (out, in)``.
-    sparsity: the fraction of each comparison group to remove, in [0, 1); 0.5 unless a pattern says it. One number, or
-    one for each block (``owl_sparsity``).
+    sparsity: the fraction of each comparison group to remove, in [0, 1); by default 0.5, or what the pattern removes.
+    One number, or one for each block (``owl_sparsity``).
     pattern: N:M such as ``"2:4"``, which keeps 2 of every 4 weights along the input.
     group: ``"output"``, ``"input"``, ``"layer"`` or ``"running-sum"``; by default the one the method was published with
-    (Wanda output, magnitude and RIA layer). A pattern or an iterative update brings its own.
+    (Wanda output, magnitude and RIA layer). A pattern or an iterative update has its own.
     update: ``"one-shot"``: choose the mask, then move the kept weights to make up (OBS); ``"iterative"``: choose it
-    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. All
-    weights of an input channel that is zero throughout the text go first, however few were asked for, as published.
+    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
+    removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
     device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
     batch_size: windows at a time.
 
-    Everything that can be wrong is refused with a ValueError before any weight changes, the first window
-    being run through the whole dense model for that and for the estimate of time. An activation that overflows
-    only in a later window stops the run, and the message says at which block.
+    Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
+    estimate of time, the first window runs through the whole dense model beforehand. An activation that overflows only
+    in a later window stops the run half-way; the message names the block.
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
     blocks = decoder_blocks(model)
@@ -66,12 +66,13 @@ def prune(
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
     compute = device or _device(blocks[0])
+    shape: tuple[int, ...] = ()
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)
         shape = tuple(tokens.shape)
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
-    bos = begin_with_bos(model, tokens, attention_mask) if plan.statistic else None
+        bos = begin_with_bos(model, tokens, attention_mask)
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
@@ -82,38 +83,29 @@ def prune(
                 bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
         rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
-    return Report(
-        plan.name,
-        pattern,
-        plan.group,
-        plan.update,
-        shape if plan.statistic else (),
-        pd.DataFrame(rows),
-        clock.seconds,
-        memory.peak,
-        flops=two_passes(blocks, tokens) if plan.statistic else 0.0,
-        rate=matmul_rate(compute, model.dtype) if plan.statistic else 0.0,
-        bos=bos,
-    )
+    report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
+    if plan.statistic:
+        report.flops, report.rate, report.bos = two_passes(blocks, tokens), matmul_rate(compute, model.dtype), bos
+    return report
 
 
 def two_passes(blocks, tokens: torch.Tensor) -> float:
-    """Floating-point operations of the linear layers when the tokens pass all blocks twice, the last one once."""
+    """Floating-point operations of the linear layers, for two passes through all blocks but one through the last."""
     sizes = [sum(weight_matrix(layer).numel() for layer in linear_layers(block).values()) for block in blocks]
     return 2.0 * tokens.numel() * (2 * sum(sizes) - sizes[-1])
 
 
 class Place(Protocol):
-    """Where the block loop takes blocks from, and where they go when they are pruned."""
+    """Where the block loop takes blocks from, and where they go once they are pruned."""
 
     def finished(self, index: int) -> list[dict] | None:
         """The rows for the report of a block that an earlier run pruned; None for one that is still to be pruned."""
 
     def visit(self, index: int) -> AbstractContextManager[torch.device]:
-        """Have the weights of a block at hand while the context is open; gives the device to compute on."""
+        """While open, have the weights of a block in memory; gives the device to compute on."""
 
     def keep(self, index: int, rows: list[dict], masks: dict[str, torch.Tensor | None]) -> None:
-        """Called while the block is visited and pruned. masks: of each layer, None after an update."""
+        """Store a pruned block, during its visit. masks: {layer name: mask}, None for a layer after an update."""
 
 
 def block_loop(blocks, states, plan, place: Place, clock, bar) -> list[dict]:
@@ -124,17 +116,17 @@ def block_loop(blocks, states, plan, place: Place, clock, bar) -> list[dict]:
     """
     rows = []
     for index, block in enumerate(blocks):
-        found = place.finished(index)
-        propagates = states is not None and block is not blocks[-1]  # nobody reads what leaves the last block
-        if found is None or propagates:
+        block_rows = place.finished(index)
+        propagates = states is not None and block is not blocks[-1]  # nothing reads the output of the last block
+        if block_rows is None or propagates:
             with place.visit(index) as device:
-                if found is None:
-                    found, masks = _prune_block(index, block, states, plan, device, clock)
-                    place.keep(index, found, masks)
+                if block_rows is None:
+                    block_rows, masks = _prune_block(index, block, states, plan, device, clock)
+                    place.keep(index, block_rows, masks)
                 if propagates:
                     with clock("propagate"):
                         states.advance(index, block, device)
-        rows += found
+        rows += block_rows
         bar.update()
     return rows
 
@@ -156,7 +148,7 @@ def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict],
 
 
 class _InMemory:
-    """Blocks of a model in memory, which visit the device in turn and go home."""
+    """A model in memory, whose blocks visit the device in turn and return to where they were."""
 
     def __init__(self, blocks, device):
         self.blocks, self.device = blocks, device
@@ -180,37 +172,37 @@ class _InMemory:
 
 
 def _capture(states, index, block, device, statistic):
-    with statistic(block) as seen:
-        states.capture(index, block, device, seen)
-    seen.sum_over_ranks()
+    with statistic(block) as sums:
+        states.capture(index, block, device, sums)
+    sums.sum_over_ranks()
     for name in linear_layers(block):
-        already = f"Blocks before {index} are already pruned"
-        if name not in seen and not is_expert(block, name):
-            raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {already}.")
-        if name not in seen:
+        state = f"Blocks before {index} are already pruned"
+        if name not in sums and not is_expert(block, name):
+            raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {state}.")
+        if name not in sums:
             raise ValueError(
                 f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
-                f"{already}. Use more calibration text, or magnitude."
+                f"{state}. Use more calibration text, or magnitude."
             )
-        if not bool(seen[name].isfinite().all()):
+        if not bool(sums[name].isfinite().all()):
             raise ValueError(
-                f"The input of {name} in block {index} is not finite. {already}: "
-                "load the model again. Expected finite activations; try float32 or bfloat16, or look at the text."
+                f"The input of {name} in block {index} is not finite. {state}: "
+                "load the model again. Expected finite activations: try float32 or bfloat16, or look at the text."
             )
-    return seen
+    return sums
 
 
 def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
-    """Seconds for the first window to pass the dense blocks; ValueError if it does not stay finite."""
+    """Seconds for the first window to pass through the dense blocks. Raises ValueError if it does not stay finite."""
     if attention_mask is not None:
-        some = attention_mask.bool().any(dim=1)  # a window that is all padding shows nothing
-        tokens, attention_mask = tokens[some], attention_mask[some][:1]
+        has_text = attention_mask.bool().any(dim=1)  # a window that is all padding shows nothing
+        tokens, attention_mask = tokens[has_text], attention_mask[has_text][:1]
     states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
     place = _InMemory(blocks, device)
     for index, block in enumerate(blocks):
-        with place.visit(index) as where:
-            states.advance(index, block, where)
+        with place.visit(index) as compute:
+            states.advance(index, block, compute)
         if not bool(states.hidden[0].isfinite().all()):
             raise ValueError(
                 f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
@@ -220,7 +212,7 @@ def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
 
 
 def check_widths(blocks, plan) -> None:
-    """Raises ValueError, naming the layer, where the N:M pattern does not divide a layer's width."""
+    """Raise ValueError, naming the layer, if M of the N:M pattern does not divide its width."""
     for index, block in enumerate(blocks if plan.nm else ()):
         for name, layer in linear_layers(block).items():
             check_width(weight_matrix(layer).shape[1], plan.nm, f"{name} in block {index}")

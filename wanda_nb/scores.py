@@ -16,8 +16,8 @@ def magnitude_score(W: torch.Tensor, norm: torch.Tensor | None = None) -> torch.
 def wanda_score(W: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     """|W_ij| · ‖X_j‖₂: W (out, in), norm (in,) -> (out, in) float32.
 
-    What the output changes by, over the calibration tokens, when that one weight is removed. Raises ValueError if
-    norm is not one number for each input channel.
+    How much the output over the calibration tokens changes when that weight alone is removed. Raises ValueError unless
+    norm holds one number for each input channel.
     Introduced in notebook 02, "The change in output"; equation 1 of the paper.
     """
     _check_norm(W, norm)
@@ -28,7 +28,7 @@ def ria_score(W: torch.Tensor, norm: torch.Tensor, power: float = 0.5) -> torch.
     """Relative importance and activations (RIA): W (out, in), norm (in,) -> (out, in) float32.
 
     (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_j‖₂^power: a weight counts by its share of its column and of its
-    row, so that no input and no output is cut off whole. Weights of an empty row or column have no share of it.
+    row, so that no input or output loses all its weights. Weights in a row or column of zeros have a share of 0.
     Zhang et al., *Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models*, ICLR 2024.
     Introduced in notebook 08, "Your own score".
     """

@@ -2,7 +2,7 @@
 
 The output error of a row w of W is (w' - w) XᵀX (w' - w)ᵀ. Its inverse Hessian says which weight is cheapest to remove,
 and how the weights to its right, not yet visited, must move. This is SparseGPT (Frantar and Alistarh, 2023,
-arXiv 2301.00774), which Wanda's paper compares with and whose update it adds to its own masks.
+arXiv 2301.00774), with which Wanda's paper compares, and whose update it also applies to its own masks.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ BLOCK = 128  # columns whose update is applied at once, as published
 def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Tensor, float]:
     """Upper Cholesky factor U of the damped inverse Hessian, UᵀU = (XᵀX + λI)⁻¹: (in, in) -> (in, in), damping used.
 
-    λ is damping times the mean of the diagonal, over channels that are not dead (all zero); a dead channel has that
-    mean for itself. Where the matrix is not positive definite all the same, the damping is raised tenfold up to 1.
+    λ is the damping times the mean of the diagonal over channels that are not dead (all zero); a dead channel's own
+    entry becomes that mean. If the matrix is still not positive definite, the damping is raised tenfold, up to 1.
     Raises ValueError if that fails too.
     Introduced in notebook 05, "The Hessian".
     """
@@ -51,15 +51,15 @@ def obs_prune(
 ) -> torch.Tensor:
     """Remove weights column by column, moving the columns to the right to make up: (out, in) -> (out, in) float32.
 
-    factor: U (in, in) of ``inverse_factor``. mask: (out, in), True where a weight goes, when all is decided beforehand
-    (one-shot). choose: else called every ``step`` columns as ``choose(W, d, columns)`` with the
-    updated weights W (out, step), the diagonal d (step,) of U and the slice of columns; returns the mask (out, step)
-    (iterative).
+    factor: U (in, in) of ``inverse_factor``.
+    mask: (out, in), True where a weight is removed, if that is decided beforehand (one-shot).
+    choose: otherwise called every ``step`` columns as ``choose(W, d, columns)`` with the weights as updated so far
+    W (out, step), the diagonal d (step,) of U and the slice of columns; returns the mask (out, step) (iterative).
     Introduced in notebook 05, "The update"; the paper's section 5, on weight updates.
     """
     V = W.float().T.clone(memory_format=torch.contiguous_format)  # (in, out): each column of W in one piece
     mask = torch.zeros_like(W, dtype=torch.bool) if mask is None else mask
-    gone = mask.T.contiguous()
+    removed = mask.T.contiguous()
     width = max(step, BLOCK // step * step) if choose else BLOCK  # no group of M may straddle two blocks
     for start in range(0, len(V), width):
         columns = slice(start, min(start + width, len(V)))
@@ -67,12 +67,12 @@ def obs_prune(
         errors = torch.zeros_like(block)
         for j in range(len(block)):
             if choose and j % step == 0:
-                here = slice(start + j, min(start + j + step, columns.stop))
-                gone[here] = choose(block[j : j + step].T, U.diagonal()[j : j + step], here).T
-            errors[j] = block[j].where(gone[start + j], 0) / U[j, j]
+                group = slice(start + j, min(start + j + step, columns.stop))
+                removed[group] = choose(block[j : j + step].T, U.diagonal()[j : j + step], group).T
+            errors[j] = block[j].where(removed[start + j], 0) / U[j, j]
             block[j:].addr_(U[j, j:], errors[j], alpha=-1)
         V[columns.stop :].addmm_(factor[columns, columns.stop :].T, errors, alpha=-1)
-    return V.masked_fill_(gone, 0).T
+    return V.masked_fill_(removed, 0).T
 
 
 def obs_score(W: torch.Tensor, d: torch.Tensor) -> torch.Tensor:

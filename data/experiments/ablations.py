@@ -49,7 +49,7 @@ def calibration() -> Experiment:
     """How much text, from where, and does the draw matter? Wanda at 50%."""
     model, tokenizer = wn.load_model()
     heldout = wn.evaluation_tokens(tokenizer, **EVALUATION)
-    # Wikipedia text from behind the evaluated windows, so that nothing is calibrated on what it is scored on
+    # Wikipedia text from after the evaluated windows, so that no model is calibrated on what it is scored on
     sources = {"c4": wn.documents("c4"), "wikipedia": wn.documents("wikipedia")[100:]}
     how = {"method": "wanda", "sparsity": 0.5}
 

@@ -1,9 +1,9 @@
-"""A record of measurements: rows that are measured one by one, each with all that is needed to get it again.
+"""Records of measurements, row by row, each row with all that is needed to measure it again.
 
-A record in data/results has the command, the settings of its experiment, `runs` (provenance by run number) and `rows`,
-of which each names its run. A stopped experiment goes on where it was. A row is kept only if it would be measured the
-same way today: the same settings, script, weights, text, packages and machine. Otherwise it is measured again, and
-stands in the file until then, under the provenance that it had.
+A record in data/results has the command, the settings of its experiment, `runs` (a list of provenances) and `rows`,
+each with the number of its run. A stopped experiment goes on where it was. A row is kept only if it would be measured
+the same way today: with the same settings, script, weights, text, packages and machine. Otherwise it is measured again,
+and until then stays in the file with its old provenance.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from wanda_nb.inputs import assets
 from wanda_nb.reporting.progress import duration
 from wanda_nb.reporting.provenance import provenance
 
-PASSING = {"date", "commit"}  # what may differ between rows that were measured alike
+PASSING = {"date", "commit"}  # may differ between rows that count as measured the same way
 
 
 class Experiment(NamedTuple):
     """What is to be measured."""
 
-    #: What it is calibrated, trained and evaluated on, as the record says it.
+    #: What it is calibrated, trained and evaluated on, as the record states it.
     settings: dict
-    #: The model that every row starts from; copies are changed, never this one.
+    #: The model that every row starts from. Rows change copies, never this one.
     model: torch.nn.Module
     #: A name for each row, and a function that measures it.
     rows: dict[str, Callable[[], dict]]
-    #: Keys of assets.WHEELS that are read, and other files.
+    #: The keys of assets.WHEELS and the other files that are read.
     pinned: tuple[str, ...] = ("model", "text")
     files: tuple[Path, ...] = ()
 
 
 def measure(experiment: Experiment, path: Path, command: str, scripts: Iterable[Path]) -> None:
-    """Measure the rows that are missing or were measured otherwise, and write the record after each.
+    """Measure the rows that are missing or were measured in another way, and write the record after each.
 
-    scripts: the files whose code decides what a row is.
+    scripts: the files whose code decides what a row holds.
     """
     settings = json.loads(json.dumps(experiment.settings))
     made = provenance(experiment.model, data=assets.checksums(experiment.pinned, experiment.files))
     made = {"script": code_identity(scripts), **made}
     record = read(path)
     if {key: record.get(key) for key in settings} != settings:
-        record = {"runs": [], "rows": []}  # the numbers of other settings belong under no common heading
+        record = {"runs": [], "rows": []}  # numbers of different settings do not belong in one record
     rows = [row for row in record["rows"] if row["row"] in experiment.rows]
     record = {"command": command, **settings, "runs": record["runs"], "rows": rows}
     missing = [name for name in experiment.rows if not _kept(record, name, made)]
@@ -82,7 +82,7 @@ def _kept(record: dict, name: str, made: dict) -> bool:
 
 
 def _put(record: dict, row: dict, made: dict, order: list[str]) -> None:
-    """Put a row in the place of an old one; runs that no row names any more are dropped."""
+    """Add a row, or replace the old one of its name, and drop runs that no row names any more."""
     rows = [old for old in record["rows"] if old["row"] != row["row"]]
     runs = record["runs"]
     if made not in runs:
@@ -95,7 +95,7 @@ def _put(record: dict, row: dict, made: dict, order: list[str]) -> None:
 
 
 def code_identity(scripts: Iterable[Path]) -> str:
-    """A sha256 of what scripts do: comments, docstrings and layout do not count."""
+    """A sha256 of the code of scripts, without comments, docstrings and layout."""
     found = hashlib.sha256()
     for script in scripts:
         tree = ast.parse(script.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Notebook 07: what training wins back, and what of it is only the new text."""
+"""Notebook 07: what training wins back, and how much of that is only the new text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def recovery() -> Experiment:
     """LoRA at two rates and masked training after Wanda at 50%, and of the dense model as a control."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
     training = {"source": "c4", "windows": 240, "length": 128, "seed": 1}
-    evaluation = {"source": "wikipedia", "length": 512, "windows": 32}
-    followed = 8  # of these windows, during training
-    settings = {"steps": 60, "batch_size": 4, "accumulate": 1, "every": 10, "seed": 0}
+    evaluation = {"source": "wikipedia", "length": 512, "windows": 8}
+    settings = {"steps": 60, "batch_size": 4, "every": 10}
     model, tokenizer = wn.load_model()
     heldout = wn.evaluation_tokens(tokenizer, **evaluation)
     text = wn.training_tokens(tokenizer, **training)
@@ -27,11 +26,11 @@ def recovery() -> Experiment:
 
     def trained(start, method: str, rate: float) -> dict:
         before = losses(start, heldout)["losses"]
-        how = {**settings, "learning_rate": rate, **(LORA if method == "lora" else {})}
-        run = wn.recover(start, text, method, heldout=heldout[:followed], **how)
+        how = {"learning_rate": rate, "accumulate": 1, "seed": 0, **(LORA if method == "lora" else {})}
+        run = wn.recover(start, text, method, heldout=heldout, **settings, **how)
         found = {
             "method": method,
-            "learning_rate": rate,
+            **how,
             "before": before,
             "steps": run.heldout["step"].tolist(),
             "perplexities": run.heldout["perplexity"].round(3).tolist(),
@@ -58,5 +57,5 @@ def recovery() -> Experiment:
         for name, plan in plans.items()
         for what in ("wanda 50%", "dense")
     }
-    about = {"calibration": calibration, "training": training, "evaluation": evaluation, "followed": followed}
-    return Experiment({**about, "settings": settings, "LoRA": LORA}, model, rows)
+    about = {"calibration": calibration, "training": training, "evaluation": evaluation, "settings": settings}
+    return Experiment(about, model, rows)

@@ -1,4 +1,4 @@
-"""What experiments have in common: a pruned copy of the model, and the loss of every window."""
+"""What experiments share: a pruned copy of the model, and the loss of every window."""
 
 from __future__ import annotations
 

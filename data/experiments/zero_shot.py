@@ -13,7 +13,7 @@ from .steps import pruned
 
 
 def zero_shot(limit: int = 200) -> Experiment:
-    """Dense, magnitude and Wanda at 50%, on so many items of each task."""
+    """Dense, magnitude and Wanda at 50%, on the first ``limit`` items of each task."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
     evaluation = {"source": "pinned", "limit": limit, "dtype": "bfloat16"}
     model, tokenizer = wn.load_model()

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import wanda_nb as wn
+from wanda_nb.checkpoint.compressed import compressed_bytes
 
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -58,7 +59,7 @@ def test_tied_weights_are_stored_once(tokens, tmp_path):
 
 def test_files_that_do_not_fit(model, tmp_path):
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no file of save_compressed"):
+    with pytest.raises(ValueError, match="was not written by save_compressed"):
         wn.load_compressed(model, tmp_path / "other.safetensors")
     wn.save_compressed(model, tmp_path / "small.safetensors")
     for other in (tiny_model(num_hidden_layers=4), tiny_model(intermediate_size=64)):
@@ -157,7 +158,7 @@ def test_no_dtype_is_changed_in_silence(stored, built, meta, tokens, tmp_path):
     with init_empty_weights(include_buffers=False) if meta else torch.device("cpu"):
         other = AutoModelForCausalLM.from_config(full.config, dtype=getattr(torch, built))
     before = None if meta else other.lm_head.weight.clone()
-    with pytest.raises(ValueError, match=rf"build the model with dtype=torch.{stored}"):
+    with pytest.raises(ValueError, match=rf"Build the model with dtype=torch.{stored}"):
         wn.load_compressed(other, tmp_path / "small.safetensors")
     assert other.lm_head.weight.is_meta if meta else torch.equal(other.lm_head.weight, before)
 
@@ -219,3 +220,19 @@ def test_a_damaged_file_is_refused(content, model, tmp_path):
     (tmp_path / "small.safetensors").write_bytes(whole[:-9] if content is None else content)
     with pytest.raises(ValueError, match=r"small.safetensors is damaged or cut short"):
         wn.load_compressed(model, tmp_path / "small.safetensors")
+
+
+def test_compressed_bytes():
+    assert compressed_bytes(1024, torch.float16, "dense") == 2048
+    assert compressed_bytes(1024, torch.float16, "2:4") == 1024 + 128  # 0.5625 of dense, as the vendor says
+    assert compressed_bytes(1024, torch.bfloat16, "bitmask") == 1024 + 128
+    assert compressed_bytes(1024, torch.float32, "csr", sparsity=0.75) == 256 * 8
+    with pytest.raises(ValueError, match="kind='zip': expected one of dense, 2:4"):
+        compressed_bytes(8, torch.float16, "zip")
+
+
+def test_csr_bytes_are_what_torch_stores():
+    W = wn.prune_mask(torch.rand(64, 256)).logical_not().float()
+    csr = W.to_sparse_csr()
+    stored = csr.values().nbytes + csr.col_indices().int().nbytes
+    assert stored == compressed_bytes(W.numel(), torch.float32, "csr")

@@ -85,7 +85,7 @@ def test_it_is_there_whole_or_not_at_all(exists, model, report, tmp_path):
 
 def test_it_gets_its_name_when_all_is_on_the_disk(model, report, tmp_path, monkeypatch):
     synced, folder = set(), tmp_path / "pruned"
-    monkeypatch.setattr("wanda_nb.reporting.card.sync", lambda path: synced.add((path.name, folder.exists())))
+    monkeypatch.setattr("wanda_nb.checkpoint.save.sync", lambda path: synced.add((path.name, folder.exists())))
     wn.save_pruned(model, Tokenizer(), folder, report)
     assert synced == {(path.name, False) for path in (folder, *folder.iterdir())} | {(tmp_path.name, True)}
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from folders import INDEX, Killed, contents, load, rewrite, saved, stop_after
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, label, tiny_model
 from transformers import AutoTokenizer
 
 import wanda_nb as wn
 from wanda_nb import hardware as memory
-from wanda_nb.checkpoint import runs, shards, skeleton
+from wanda_nb.checkpoint import resume, shards, skeleton
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_streamed_and_in_memory_are_the_same_bits(architecture, dtype, tokens, t
         {"update": "one-shot"},
         {"method": lambda W, norm: W.abs() * norm.sqrt(), "sparsity": 0.6},
     ],
-    ids=str,
+    ids=label,
 )
 def test_every_method_goes_through_the_same_loop(how, source, tokens, tmp_path):
     tokens = None if how.get("method") == "magnitude" else tokens
@@ -304,7 +304,7 @@ def quantised(source):
         (no_checkpoint, FileNotFoundError, "No safetensors checkpoint.*expected.*save_pretrained"),
         (eight_bits, ValueError, "up_proj.weight is stored as I8: expected one of F16"),
         (other_shape, ValueError, r"up_proj.weight is \(5, 32\), but by config.json"),
-        (quantised, ValueError, "is quantised: stream the unquantised"),
+        (quantised, ValueError, "is quantised: prune the unquantised"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_before_any_work(fault, kind, message, source, tokens, tmp_path):
@@ -344,7 +344,7 @@ def test_an_activation_that_is_not_finite_stops_at_its_block(tokens, tmp_path):
         ({"tokens": None}, "tokens"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
-    ids=str,
+    ids=label,
 )
 def test_wrong_arguments_are_refused_before_any_work(how, message, source, tokens, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -352,9 +352,11 @@ def test_wrong_arguments_are_refused_before_any_work(how, message, source, token
     assert not (tmp_path / "out").exists()
 
 
-def test_the_source_is_never_the_destination(source, tokens):
-    with pytest.raises(ValueError, match="is the source"):
-        wn.prune_checkpoint(source, source.parent / "." / "source", tokens)
+@pytest.mark.parametrize("destination", ["./source", "source/inside", "."])
+def test_the_destination_never_overlaps_the_source(source, tokens, destination):
+    with pytest.raises(ValueError, match="overlap: choose another destination"):
+        wn.prune_checkpoint(source, source.parent / destination, tokens)
+    assert not (source / "inside").exists()
 
 
 def test_a_folder_with_other_things_is_left_alone(source, tokens, tmp_path):
@@ -365,7 +367,7 @@ def test_a_folder_with_other_things_is_left_alone(source, tokens, tmp_path):
 
 
 def test_too_little_space_is_seen_before_the_start(source, tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 10**3))
+    monkeypatch.setattr(resume.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 10**3))
     with pytest.raises(OSError, match=r"has .* free, but the pruned model takes"):
         wn.prune_checkpoint(source, tmp_path / "out", tokens)
     assert not (tmp_path / "out").exists()

@@ -103,8 +103,8 @@ def test_a_fork_moves_with_one_command(tmp_path, monkeypatch):
     spec.loader.exec_module(fork)
     old = fork.ADDRESS.search(NOTEBOOKS[0].read_text(encoding="utf-8"))[1]
     names = [path.relative_to(ROOT) for path in NOTEBOOKS] + [Path(n) for n in ("pyproject.toml", "README.md")]
-    for name in [*names, Path("CITATION.cff"), Path("site/_config.yml"), Path("wanda_nb/sharing.py")]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in [*names, Path("CITATION.cff"), Path("site/_config.yml"), Path("wanda_nb/reporting/card.py")]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     for command in ("init", "add ."):

@@ -67,7 +67,7 @@ def test_half_precision_loss_is_float32(tokens):
 
 def test_broken_off_it_goes_on_from_the_file(model, tokens, tmp_path, monkeypatch):
     expected, kept, reads = wn.window_losses(model, tokens, batch_size=2), tmp_path / "losses", []
-    whole = evaluation._losses
+    whole = evaluation.batch_losses
 
     def breaks(model, batch):
         reads.append(len(batch))
@@ -75,7 +75,7 @@ def test_broken_off_it_goes_on_from_the_file(model, tokens, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return whole(model, batch)
 
-    monkeypatch.setattr(evaluation, "_losses", breaks)
+    monkeypatch.setattr(evaluation, "batch_losses", breaks)
     with pytest.raises(KeyboardInterrupt):
         wn.window_losses(model, tokens, batch_size=2, kept=kept)
     with open(kept, "a") as file:
@@ -126,10 +126,10 @@ FOREIGN = {
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 def test_a_foreign_file_is_never_overwritten(model, tokens, tmp_path, content, monkeypatch):
-    monkeypatch.setattr(evaluation, "_losses", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(evaluation, "batch_losses", lambda *_: pytest.fail("work was done"))
     kept = tmp_path / "file"
     kept.write_bytes(content)
-    with pytest.raises(ValueError, match="file holds something else than losses"):
+    with pytest.raises(ValueError, match="file holds something other than losses"):
         wn.window_losses(model, tokens, kept=kept)
     assert kept.read_bytes() == content
 
@@ -137,7 +137,7 @@ def test_a_foreign_file_is_never_overwritten(model, tokens, tmp_path, content, m
 def test_a_pickle_in_place_of_the_losses_is_not_run(model, tokens, tmp_path):
     kept = tmp_path / "file"
     kept.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
-    with pytest.raises(ValueError, match="file holds something else than losses"):
+    with pytest.raises(ValueError, match="file holds something other than losses"):
         wn.window_losses(model, tokens, kept=kept)
     assert not (tmp_path / "ran").exists()
 
@@ -149,7 +149,7 @@ def test_a_line_that_is_no_loss_is_refused(model, tokens, tmp_path, line):
     lines = kept.read_text().splitlines()
     lines[2] = line
     kept.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="losses, line 3, is none of losses"):
+    with pytest.raises(ValueError, match="losses, line 3, is not one of the losses"):
         wn.window_losses(model, tokens[:4], batch_size=2, kept=kept)
     assert kept.read_text().splitlines() == lines
 
@@ -167,13 +167,13 @@ def test_an_empty_file_is_begun_and_a_finished_one_reads_nothing(model, tokens, 
     kept = tmp_path / "losses"
     kept.touch()
     expected = wn.window_losses(model, tokens[:5], batch_size=2, kept=kept)  # the last batch is a half
-    monkeypatch.setattr(evaluation, "_losses", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(evaluation, "batch_losses", lambda *_: pytest.fail("work was done"))
     assert torch.equal(wn.window_losses(model, tokens[:5], batch_size=2, kept=kept), expected)
 
 
 def test_losses_are_on_the_disk_before_the_next_batch(model, tokens, tmp_path, monkeypatch):
     """As much of the file as was synced survives a power cut."""
-    kept, synced, fsync, whole = tmp_path / "losses", [0], os.fsync, evaluation._losses
+    kept, synced, fsync, whole = tmp_path / "losses", [0], os.fsync, evaluation.batch_losses
 
     def watched(handle):
         fsync(handle)
@@ -187,7 +187,7 @@ def test_losses_are_on_the_disk_before_the_next_batch(model, tokens, tmp_path, m
 
     seen: list[int] = []
     monkeypatch.setattr(os, "fsync", watched)
-    monkeypatch.setattr(evaluation, "_losses", losses)
+    monkeypatch.setattr(evaluation, "batch_losses", losses)
     wn.window_losses(model, tokens, batch_size=2, kept=kept)
     assert seen == [2, 2, 2] and kept.stat().st_size == synced[-1]
 
@@ -210,7 +210,7 @@ def test_leaves_the_training_mode_as_it_was(model, tokens):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (torch.ones(3, 1, dtype=torch.long), "a window needs two tokens"),
+        (torch.ones(3, 1, dtype=torch.long), "expected windows of two tokens or more"),
         (torch.ones(0, 5, dtype=torch.long), "There is no text"),
         (torch.ones(7, dtype=torch.long), r"expected a LongTensor \(windows, length\)"),
         (torch.full((1, 4), 96), "the model knows 0 to 95"),

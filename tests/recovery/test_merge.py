@@ -30,14 +30,14 @@ def adapted(pruned, text):
 def updates(model):
     """B A alpha / r of each adapted layer, from its own matrices."""
     found = {}
-    for name, layer in merging._lora_layers(model):
+    for name, layer in merging.lora_layers(model):
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         found[name] = (b @ a * 16 / 8).detach()
     return found
 
 
 def test_a_merge_under_the_mask_keeps_zeros_and_says_what_it_cost(adapted):
-    before = {name: layer.get_base_layer().weight.clone() for name, layer in merging._lora_layers(adapted)}
+    before = {name: layer.get_base_layer().weight.clone() for name, layer in merging.lora_layers(adapted)}
     added = updates(adapted)
     merged, table = wn.merge_lora(adapted, keep_zeros=True)
     assert wn.sparsity(merged) == 0.5 and not hasattr(merged, "peft_config")
@@ -52,7 +52,7 @@ def test_a_merge_under_the_mask_keeps_zeros_and_says_what_it_cost(adapted):
 
 def test_a_dense_merge_is_what_peft_does_and_must_be_asked_for(adapted, text):
     theirs = copy.deepcopy(adapted).merge_and_unload()
-    with pytest.raises(ValueError, match="Say keep_zeros=True"):
+    with pytest.raises(ValueError, match="Give keep_zeros=True"):
         wn.merge_lora(adapted)
     expected = adapted(text[:2]).logits
     merged, table = wn.merge_lora(adapted, keep_zeros=False)
@@ -85,7 +85,7 @@ def with_adapters(dtype=torch.float32, of=torch.float32, names=("one",), **setti
 def by_hand(model, adapters):
     """The sum in float32, rounded once, of each adapted weight."""
     found = {}
-    for name, layer in merging._lora_layers(model):
+    for name, layer in merging.lora_layers(model):
         weight = layer.get_base_layer().weight.detach()
         update = sum(
             layer.lora_B[one].weight.float() @ layer.lora_A[one].weight.float() * layer.scaling[one] for one in adapters
@@ -99,7 +99,7 @@ def by_hand(model, adapters):
 @pytest.mark.parametrize("of", [torch.float32, torch.bfloat16])
 def test_the_update_is_added_in_float32_and_rounded_once(dtype, of, names):
     model = with_adapters(dtype, of, names)
-    expected, zeros = by_hand(model, names), {n: x.get_base_layer().weight == 0 for n, x in merging._lora_layers(model)}
+    expected, zeros = by_hand(model, names), {n: x.get_base_layer().weight == 0 for n, x in merging.lora_layers(model)}
     theirs = copy.deepcopy(model).merge_and_unload() if dtype == of == torch.float32 else None
     dense = wn.merge_lora(copy.deepcopy(model), keep_zeros=False)[0]
     masked = wn.merge_lora(model, keep_zeros=True)[0]
@@ -130,7 +130,7 @@ def test_an_active_adapter_may_stand_beside_other_layers():
 
 def test_adapters_that_are_switched_off_are_not_merged():
     model = with_adapters()
-    base = {name: layer.get_base_layer().weight.clone() for name, layer in merging._lora_layers(model)}
+    base = {name: layer.get_base_layer().weight.clone() for name, layer in merging.lora_layers(model)}
     model.base_model.disable_adapter_layers()
     merged, table = wn.merge_lora(model, keep_zeros=False)
     assert all(torch.equal(merged.get_submodule(name).weight, weight) for name, weight in base.items())

@@ -12,7 +12,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import label, tiny_model
 
 import wanda_nb as wn
 from wanda_nb.recovery import recover as recovery
@@ -157,7 +157,7 @@ def other_epsilon(model):
     [{"steps": 3}, {"batch_size": 1}, {"accumulate": 2}, {"learning_rate": 1e-3}, {"seed": 1}, {"every": 2},
      {"heldout": slice(4, 8)}, {"heldout": None}, {"tokens": slice(2, None)}, {"model": last_number},
      {"model": other_epsilon}, {"processes": 2}, {"rank": 4}, {"alpha": 8}, {"dropout": 0.0}, {"targets": ("k_proj",)}],
-    ids=str,
+    ids=label,
 )  # fmt: skip
 def test_another_run_is_not_continued(pruned, text, tmp_path, monkeypatch, method, change):
     def run(model, arguments):
@@ -374,7 +374,7 @@ def test_an_old_torchao_stands_in_no_way(pruned, text, monkeypatch):
     with pytest.raises(ImportError, match="torchao"):
         wn.recover(copy.deepcopy(pruned), text, **FAST)
     monkeypatch.setattr(recovery, "find_spec", lambda name: True)
-    recovery._beside_old_torchao()
+    recovery.ignore_old_torchao()
     assert wn.recover(pruned, text, **FAST).trainable
 
 

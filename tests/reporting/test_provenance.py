@@ -37,8 +37,8 @@ def test_provenance_names_model_text_code_and_machine(model, tmp_path):
 
 
 def test_the_commit_is_gits_and_changed_code_is_said(tmp_path, monkeypatch):
-    package = tmp_path / "wanda_nb"
-    package.mkdir()
+    package = tmp_path / "wanda_nb" / "reporting"
+    package.mkdir(parents=True)
     (package / "provenance.py").write_text("1\n")
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     assert provenance.commit() is None

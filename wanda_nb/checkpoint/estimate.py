@@ -1,4 +1,4 @@
-"""What a run over a checkpoint will take: memory, disk, arithmetic and time."""
+"""Estimates of what a run over a checkpoint takes: memory, disk space, arithmetic and time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .skeleton import Skeleton
 class Estimate(NamedTuple):
     """What a run over a checkpoint will take."""
 
-    #: Bytes of memory at its peak, this process as it is included; of which hidden states.
+    #: Bytes of memory at the peak, with what this process already holds; and the share of hidden states in it.
     memory: int
     hidden: int
     #: Bytes of new files.
@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
 
 def estimate_pruning(skeleton: Skeleton, tokens: torch.Tensor | None, plan, batch_size: int | None, device) -> Estimate:
-    """What pruning a checkpoint by the plan will take, with so many windows at a time."""
+    """What pruning a checkpoint by the plan will take, with ``batch_size`` windows at a time."""
     block = max(skeleton.shards.size(names.values()) for names in skeleton.names)
     layers = [weight_matrix(layer) for layer in linear_layers(skeleton.blocks[0]).values()]
     select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
@@ -52,20 +52,20 @@ def estimate_pruning(skeleton: Skeleton, tokens: torch.Tensor | None, plan, batc
         hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
         compute = batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
         flops = two_passes(skeleton.blocks, tokens)
-    # The block at hand and the last one, being written; of the next one two copies, while its file is read.
+    # The block being pruned, the one before it being written, and two copies of the next while its file is read.
     running = hidden + max(4 * block + compute, 3 * block + select)
-    starting = hidden + 2 * skeleton.shards.size(skeleton.rest)
+    starting = hidden + 2 * skeleton.shards.size(skeleton.outside_blocks)
     memory = psutil.Process().memory_info().rss + max(running, starting)
     seconds = flops / matmul_rate(device, skeleton.dtype) if flops else 0.0
     return Estimate(memory, hidden, skeleton.shards.size(), flops, seconds)
 
 
 def reading_estimate(folder: Path, tokens: torch.Tensor, device, dtype: torch.dtype, passes: int, weights: int) -> str:
-    """Memory and time of reading tokens so many times with so many copies of the weights."""
-    numbers = sum(torch.Size(shape).numel() for shape in Skeleton(folder).shards.shapes.values())
-    flops = 2.0 * numbers * tokens.numel() * passes
+    """Memory and time of ``passes`` forward passes over the tokens with ``weights`` copies of the weights, as text."""
+    parameters = sum(torch.Size(shape).numel() for shape in Skeleton(folder).shards.shapes.values())
+    flops = 2.0 * parameters * tokens.numel() * passes
     floor = duration(flops / matmul_rate(device, dtype))
     return (
-        f"weights {gib(weights * numbers * dtype.itemsize)} of memory and activations on top · "
+        f"weights {gib(weights * parameters * dtype.itemsize)} of memory and activations on top · "
         f"{tokens.numel():,} tokens, {flops:.1e} floating-point operations, at least {floor} here"
     )

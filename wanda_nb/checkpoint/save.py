@@ -1,4 +1,4 @@
-"""Save a pruned model in the standard layout, with its card."""
+"""Saving a pruned model in the standard layout, with its model card."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..reporting.report import Report
 
 
 def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict | None = None, **measured) -> Path:
-    """Save a pruned model where ``AutoModelForCausalLM.from_pretrained(folder)`` finds it, with its model card.
+    """Save a pruned model for ``AutoModelForCausalLM.from_pretrained(folder)``, with a model card; return the folder.
 
-    report: what ``prune`` returned. calibration: source, samples, length, seed and whatever else tells which tokens.
-    measured: what was measured, such as ``perplexity=32.4``. All goes into the card (README.md) and into pruning.json.
-    The folder is there whole or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
+    report: what ``prune`` returned. calibration: source, samples, length, seed and whatever else identifies the tokens.
+    measured: results such as ``perplexity=32.4``. All of it goes into the card (README.md) and pruning.json.
+    The folder appears complete or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
     zeros than the report says, as after a dense merge; FileExistsError if the folder is not empty.
     Introduced in notebook 06, "Save and share".
     """
@@ -30,20 +30,20 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
     if zeros < report.reached - 1e-6:
         raise ValueError(
             f"{zeros:.2%} of the weights are zero, but the report says {report.reached:.2%}: something filled zeros "
-            "since, such as a dense merge of LoRA. Merge with merge_lora(model, keep_zeros=True), or train masked."
+            "afterwards, such as a dense merge of LoRA. Merge with merge_lora(model, keep_zeros=True), or train masked."
         )
     target = folder.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        half = Path(scratch, target.name)
-        half.mkdir()
-        model.save_pretrained(half)
-        tokenizer.save_pretrained(half)
-        write_card(half, report, zeros, provenance(model), calibration, measured)
-        for path in (*half.rglob("*"), half):
+        unfinished = Path(scratch, target.name)
+        unfinished.mkdir()
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        write_card(unfinished, report, zeros, provenance(model), calibration, measured)
+        for path in (*unfinished.rglob("*"), unfinished):
             sync(path)
         if folder.exists():
-            target.rmdir()  # empty, or this is refused
-        os.replace(half, target)
+            target.rmdir()  # refused unless it is empty
+        os.replace(unfinished, target)
     sync(target.parent)
     return folder

@@ -1,4 +1,4 @@
-"""The block loop over a checkpoint on disk: a few blocks in memory at a time, and a kill costs one."""
+"""The block loop over a checkpoint on disk: a few blocks are in memory at a time, and a kill costs one block."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from ..distributed import my_share, world
+from ..files import other_place
 from ..hardware import PeakMemory, allocator, usable_device, windows_at_a_time
 from ..inputs.hidden_states import first_hidden_states
 from ..inputs.text import begin_with_bos, check_tokens
@@ -21,12 +22,12 @@ from ..reporting.provenance import provenance
 from ..reporting.report import Report, gib
 from .estimate import Estimate, estimate_pruning
 from .on_disk import OnDisk
-from .runs import Run, identity, in_use
+from .resume import Run, identity, in_use
 from .skeleton import Skeleton
 
 
 class _Request(NamedTuple):
-    """What was asked for, checked."""
+    """The checked arguments of a call."""
 
     skeleton: Skeleton
     plan: Plan
@@ -61,37 +62,35 @@ def prune_checkpoint(
     calibration: dict | None = None,
     **choice,
 ) -> Report:
-    """Prune a checkpoint folder into a new one, one block at a time: the masks of ``prune``, in little memory.
+    """Prune a checkpoint folder into a new one, one block at a time: the masks of ``prune`` in little memory.
 
-    source: a folder with config and safetensors shards, never changed. destination: a new folder, which plain
-    ``from_pretrained`` loads: tokenizer, config and model card, a shard for each block. Every tensor keeps its dtype,
-    and every value that is not pruned its bits; the new weights of an update are rounded to the dtype they had.
-    tokens, method, sparsity, attention_mask, device, batch_size, and in choice pattern, group and update: as for
-    ``prune``.
-    dtype: to compute in, by default what config.json names; the masks are those of ``prune`` on the model loaded in it.
-    Magnitude without an update computes nothing: it compares the weights as they are stored.
-    budget: bytes of CPU memory for the hidden states, by default half of what is free; with more of them, they are kept
-    in a file. calibration: what the model card says of the text.
+    source: a folder with config and safetensors shards, which is never changed. destination: a new folder that plain
+    ``from_pretrained`` loads: tokenizer, config, model card, and a shard for each block. Every tensor keeps its dtype
+    and every kept weight its bits; the new weights of an update are rounded to the dtype they had.
+    tokens, method, sparsity, attention_mask, device, batch_size, and, in choice, pattern, group and update: as for
+    ``prune``. dtype: to compute in, by default that of config.json; the masks are those of ``prune`` on the model in
+    that dtype. Magnitude without an update computes nothing: it compares the weights as they are stored.
+    budget: bytes of CPU memory for the hidden states, by default half of what is free; beyond it they go to a file.
+    calibration: what the model card says of the text.
 
-    What is finished is safe on disk after every block. Started again with the same arguments, a killed run goes on and
-    ends with the same bytes; it runs finished blocks once more, for what enters the next one. Under ``torchrun`` the
-    windows are shared among the processes, which must all see both folders.
+    After every block, what is finished is safe on disk. A killed run, started again with the same arguments, goes on
+    and ends with the same bytes; it runs finished blocks once more, to compute what enters the next one. Under
+    ``torchrun`` the processes share the windows; all of them must see both folders.
 
-    Before any work, raises ValueError for arguments that do not fit or a damaged checkpoint, FileExistsError for a
-    destination begun otherwise, or with a score of your own of which nobody can say whether it is still the same;
-    OSError for too little space or another run at work there. A value that is not finite stops the run at its block.
+    Raises, before any work: ValueError for arguments that do not fit or a damaged checkpoint; FileExistsError for a
+    destination of something else, of a run with other arguments, or of one with a score function that cannot be
+    identified; OSError for too little space or a destination in use. A value that is not finite raises ValueError at
+    its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
-    destination = Path(destination)
-    if destination.exists() and destination.resolve() == Path(source).resolve():
-        raise ValueError(f"{destination} is the source, which is never changed: choose another destination.")
+    destination = other_place(Path(destination), Path(source))
     request = _request(source, tokens, method, sparsity, attention_mask, device, batch_size, dtype, choice)
     with in_use(destination):
         return _pruned(request, destination, budget, calibration)
 
 
 def _identity(request: _Request) -> dict:
-    """What has to be the same for a run to go on."""
+    """What must be the same for a run to go on."""
     skeleton, plan = request.skeleton, request.plan
     return {
         "source": skeleton.shards.identity(),
@@ -114,15 +113,15 @@ def _pruned(request: _Request, destination: Path, budget, calibration) -> Report
     estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device)
     run.begin(estimate, batch_size)
     clock = Clock(device, run.seconds)
-    what = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
-    bar = progress_bar(total=len(skeleton.blocks), desc=what, unit="block", silent=world()[0] > 0)
+    text = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
+    bar = progress_bar(total=len(skeleton.blocks), desc=text, unit="block", silent=world()[0] > 0)
     place = OnDisk(skeleton, run, device, clock, plan)
     with torch.no_grad(), PeakMemory(device) as memory, place, bar:
         states = None
         with clock("prepare"), place.beginning():
-            if place.wanted and plan.statistic:
-                put = allocator(device, budget, destination / f"hidden-states-{world()[0]}.tmp")
-                states = first_hidden_states(skeleton.model, tokens, attention_mask, batch_size, put)
+            if place.to_visit and plan.statistic:
+                allocate = allocator(device, budget, destination / f"hidden-states-{world()[0]}.tmp")
+                states = first_hidden_states(skeleton.model, tokens, attention_mask, batch_size, allocate)
         rows = block_loop(skeleton.blocks, states, plan, place, clock, bar)
     report = Report(
         plan.name,
@@ -133,8 +132,8 @@ def _pruned(request: _Request, destination: Path, budget, calibration) -> Report
         pd.DataFrame(rows),
         clock.seconds,
         memory.peak,
-        read=sum(place.read),
-        written=place.written,
+        read=sum(place.bytes_read),
+        written=place.bytes_written,
         flops=estimate.flops,
         rate=estimate.flops / estimate.seconds if estimate.seconds else 0.0,
         bos=bos,
@@ -155,8 +154,9 @@ def estimate_checkpoint(
     dtype: torch.dtype | None = None,
     **choice,
 ) -> Estimate:
-    """What ``prune_checkpoint`` with these arguments will take, from the headers of the shards; checks them too.
+    """What ``prune_checkpoint`` with these arguments will take, from the headers of the shards alone.
 
+    Raises ValueError for arguments that do not fit or a damaged checkpoint.
     Introduced in notebook 03, "A model larger than memory".
     """
     skeleton, plan, tokens, _, batch_size, device = _request(

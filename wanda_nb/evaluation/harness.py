@@ -1,4 +1,4 @@
-"""The language model as lm-eval wants it, and its answers in a file, so that none is asked for twice."""
+"""A model as lm-eval's harness runs it, and its answers in a file, so that no question is asked twice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import string
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from ..reporting.kept import Kept
 from ..reporting.progress import progress_bar
+from ..reporting.unfinished import Kept
 
 
 def make_harness(model, tokenizer, batch_size: int):
-    """The model as lm-eval wants it, with one bar that counts the tokens to be read."""
+    """lm-eval's wrapper around the model, with one progress bar that counts the tokens to be read."""
     from lm_eval.models.huggingface import HFLM
 
     class Harness(HFLM):
@@ -22,9 +22,9 @@ def make_harness(model, tokenizer, batch_size: int):
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, **settings):
-            # choices of one token share what is read before them
-            read = {(*context, *choice[:-1]) for _, context, choice in requests}
-            with progress_bar(total=sum(map(len, read)), desc="zero-shot", unit="token") as self.bar:
+            # choices that differ in their last token alone are read once
+            inputs = {(*context, *choice[:-1]) for _, context, choice in requests}
+            with progress_bar(total=sum(map(len, inputs)), desc="zero-shot", unit="token") as self.bar:
                 return super()._loglikelihood_tokens(requests, disable_tqdm=True, **settings)
 
         def _model_call(self, inps, *args, **settings):
@@ -34,16 +34,16 @@ def make_harness(model, tokenizer, batch_size: int):
             return logits
 
         def before_batch(self):
-            """Does nothing: `remembering` puts its own in this place."""
+            """Does nothing until `remembering` replaces it."""
 
     return Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
 
 
 @contextmanager
 def remembering(lm, path, of: dict):
-    """lm, whose answers are kept in a file as they come; what the file answers it is not asked again.
+    """lm, whose answers are stored in a file as they come; what the file answers is not asked again.
 
-    lm-eval's own cache would do, but for the pickles in it. of: whose answers they are.
+    of: identifies the model and tokenizer that answer. lm-eval's own cache is not used because it unpickles its file.
     """
     file = Kept(path, {"kept": "answers", **of}, _answer)
     known, ask = {key: (value, greedy) for key, value, greedy in file.values}, lm.loglikelihood
@@ -66,11 +66,12 @@ def remembering(lm, path, of: dict):
 
 
 def _key(question) -> str:
-    """Of a context and a continuation."""
+    """A sha256 of a context and a continuation."""
     return hashlib.sha256(json.dumps(list(question)).encode()).hexdigest()
 
 
 def _answer(row) -> tuple[str, float, bool]:
+    """Key, log-likelihood and whether the choice is greedy. Raises ValueError for anything else."""
     key, value, greedy = row
     if not isinstance(key, str) or len(key) != 64 or set(key) - set(string.hexdigits):
         raise ValueError
@@ -80,8 +81,8 @@ def _answer(row) -> tuple[str, float, bool]:
 
 
 def tokenizer_identity(tokenizer) -> str:
-    """A sha256 over all that a tokenizer makes tokens by, without the padding that the last call left in it."""
+    """A sha256 over all that decides a tokenizer's tokens, without the padding and truncation set by the last call."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    made_by = {**json.loads(backend.to_str()), "padding": 0, "truncation": 0} if backend else tokenizer.get_vocab()
+    rules = {**json.loads(backend.to_str()), "padding": 0, "truncation": 0} if backend else tokenizer.get_vocab()
     kind = [type(tokenizer).__name__, tokenizer.special_tokens_map]
-    return hashlib.sha256(json.dumps([kind, made_by], default=str, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([kind, rules], default=str, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How sure we are: intervals by resampling, and the difference of two models on the same items."""
+"""How sure we are: bootstrap intervals, and the difference of two models on the same items."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from scipy.stats import binomtest, norm, t
 
 DRAWS = 9999
-SLAB = 2**22  # numbers drawn at once; with what they pick, 64 MiB
-FEWEST_WINDOWS = 8  # neighbouring ones; of 4 to 7, the interval is too wide to say much, or (6) covers too seldom
+SLAB = 2**22  # numbers drawn at once; 64 MiB with the values they pick
+FEWEST_WINDOWS = 8  # if they are neighbours: with 4 to 7, intervals are too wide to be of use, or (6) cover too seldom
 
 
 class Interval(NamedTuple):
-    """A measured value and the range that resampling gives it."""
+    """A measured value and its confidence interval."""
 
     value: float
     low: float
@@ -26,16 +26,16 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What changes from model a to model b, on the same items."""
+    """The difference from model a to model b on the same items, with its confidence interval."""
 
     value: float  # mean of b minus a
     low: float
     high: float
-    #: Items on which b is higher, and on which it is lower; the rest are ties. Higher is right where a and b are right
-    #: or wrong, and worse where they are losses.
+    #: Items on which b is higher, and on which it is lower; all others are ties. Higher is better if values are right
+    #: (1) or wrong (0), and worse if they are losses.
     higher: int
     lower: int
-    #: McNemar's exact test: how often a fair coin would divide higher and lower at least as unevenly. None for losses.
+    #: McNemar's exact test: the probability that fair coins divide the items at least as unevenly. None for losses.
     p: float | None
 
     def __str__(self) -> str:
@@ -46,14 +46,14 @@ class Difference(NamedTuple):
 def mean_interval(values, level: float = 0.95, seed: int = 0, *, neighbours: bool = False) -> Interval:
     """The mean of values (items,) with its bootstrap interval.
 
-    Items are drawn with replacement, as if others of their kind had been asked; what the interval cannot know is other
+    Items are drawn with replacement, as if others of their kind had been asked. The interval says nothing of other
     text, other prompts or another calibration draw. level: of confidence. neighbours: values are of windows that follow
-    one another in a text. These are alike, so blocks of floor(n^0.6) neighbours are drawn (after the last window comes
-    the first), as many as hold n. Each end is then moved away from the mean, because few blocks differ by too little:
-    by Student's t over the normal quantile, times sqrt(blocks drawn / (k - 1)), where k = n / length of a block.
-    Simulated, "95%" covers 93 to 97%: of two independent normal items or more, and of eight windows or more if a loss
-    has a correlation of 0.5 with the next. Of few and very lopsided values (log-normal, sigma 0.7): 88 to 93%.
-    Raises ValueError for fewer than two items, or eight neighbouring windows.
+    one another in a text. These are alike, so circular blocks of floor(n^0.6) neighbours are drawn, as many as hold n.
+    A resample of few blocks varies too little, so each end is moved away from the mean: by Student's t over the normal
+    quantile, times sqrt(blocks drawn / (k - 1)), where k = n / block length.
+    In simulations, "95%" covers 93 to 97% for two independent normal items or more, and for eight windows or more whose
+    loss has a correlation of 0.5 with the next; 88 to 93% for few and very skewed values (log-normal, sigma 0.7).
+    Raises ValueError for fewer than two items, or fewer than eight neighbouring windows.
     Introduced in notebook 06, "How sure are we?".
     """
     if not 0 < level < 1:
@@ -63,45 +63,45 @@ def mean_interval(values, level: float = 0.95, seed: int = 0, *, neighbours: boo
     if neighbours and n < FEWEST_WINDOWS:
         raise ValueError(
             f"{n} neighbouring windows are too few for an interval: expected {FEWEST_WINDOWS} or more. Read more, "
-            "or shorter ones. For windows that are spread over the text, or independent items, give neighbours=False."
+            "or shorter ones. For independent items, or windows spread over the text, give neighbours=False."
         )
     if np.ptp(values) == 0:  # nothing to resample
         return Interval(float(values[0]), float(values[0]), float(values[0]))
     length = int(n**0.6 + 1e-9) if neighbours else 1  # 32 ** 0.6 may be 7.999...
     blocks, tail, mean = -(-n // length), (1 + level) / 2, values.mean()
-    ends = np.quantile(_resampled(values, length, blocks, seed), [1 - tail, tail])
+    ends = np.quantile(resampled_means(values, length, blocks, seed), [1 - tail, tail])
     wider = t.ppf(tail, n / length - 1) / norm.ppf(tail) * math.sqrt(blocks / (n / length - 1))
     low, high = mean + wider * (ends - mean)
     return Interval(float(mean), float(low), float(high))
 
 
-def _resampled(values: np.ndarray, length: int, blocks: int, seed: int) -> np.ndarray:
-    """Means of DRAWS resamples, each of so many circular blocks; the size of a slab changes nothing."""
+def resampled_means(values: np.ndarray, length: int, blocks: int, seed: int) -> np.ndarray:
+    """The means of DRAWS resamples, (DRAWS,), each of ``blocks`` circular blocks; SLAB changes none of them."""
     circle = np.concatenate([values, values[: length - 1]])
-    of_block = np.lib.stride_tricks.sliding_window_view(circle, length).mean(axis=-1)  # (n,): by where it starts
+    block_means = np.lib.stride_tricks.sliding_window_view(circle, length).mean(axis=-1)  # (n,), by first value
     draw, rows = np.random.default_rng(seed), max(1, SLAB // blocks)
     sizes = (min(rows, DRAWS - start) for start in range(0, DRAWS, rows))
-    return np.concatenate([of_block[draw.integers(len(values), size=(size, blocks))].mean(axis=1) for size in sizes])
+    return np.concatenate([block_means[draw.integers(len(values), size=(size, blocks))].mean(axis=1) for size in sizes])
 
 
 def perplexity_interval(
     losses: torch.Tensor, level: float = 0.95, seed: int = 0, *, neighbours: bool = True
 ) -> Interval:
-    """Perplexity with its bootstrap interval over windows: losses (windows,) nats a token, of ``window_losses``.
+    """Perplexity with its bootstrap interval over windows.
 
-    neighbours: the windows follow one another, as those of ``evaluation_tokens`` do; False where they are spread over
-    the text. Raises ValueError for fewer than eight neighbouring windows, or two spread ones.
+    losses: (windows,), nats per token, of ``window_losses``. neighbours: whether the windows follow one another, as
+    those of ``evaluation_tokens`` do, or are spread over the text. level, seed, errors: as for ``mean_interval``.
     Introduced in notebook 06, "How sure are we?".
     """
     return Interval(*(math.exp(loss) for loss in mean_interval(losses, level, seed, neighbours=neighbours)))
 
 
 def paired_difference(a, b, level: float = 0.95, seed: int = 0, *, neighbours: bool | None = None) -> Difference:
-    """How b differs from a, both (items,) measured on the same items in the same order: right or wrong, or losses.
+    """How b differs from a, both (items,) on the same items in the same order: right (1) or wrong (0), or losses.
 
-    Pairing takes out what makes an item hard for both, so that far fewer items tell two models apart. neighbours: of
-    ``mean_interval``; by default losses are those of neighbouring windows, and right or wrong of independent items.
-    Raises ValueError where the two do not have the same number of items: two or more, or eight neighbouring windows.
+    Pairing removes what makes an item hard for both, so that far fewer items tell two models apart. neighbours: as for
+    ``mean_interval``; by default True for losses and False for right or wrong. Raises ValueError for different numbers
+    of items, for fewer than two, and for fewer than eight neighbouring windows.
     Introduced in notebook 06, "The same items".
     """
     a, b = _array(a), _array(b)
@@ -115,6 +115,7 @@ def paired_difference(a, b, level: float = 0.95, seed: int = 0, *, neighbours: b
 
 
 def _array(values) -> np.ndarray:
+    """Values (items,) in float64. Raises ValueError unless they are two or more finite numbers."""
     values = np.array(values.tolist() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(f"values {values.shape}: expected two finite numbers or more, one for each item.")

@@ -15,16 +15,16 @@ from .uncertainty import paired_difference
 
 @dataclass
 class ZeroShot:
-    """What ``zero_shot`` found; prints as a table."""
+    """The result of ``zero_shot``; prints as a table."""
 
-    #: A row an item: task, name (lm-eval's own, which differs in a group), item, choices, acc, acc_norm.
+    #: One row per item: task, name (lm-eval's own, which differs in a group), item, choices, acc, acc_norm.
     items: pd.DataFrame
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a task: items, chance, and accuracies with their standard errors, all in per cent.
+        """One row per task: items, chance, and accuracies with their standard errors, in per cent.
 
-        acc: the choice with the highest log-likelihood is right; acc_norm: the one with the highest for each character.
+        acc: the choice of the highest log-likelihood is right; acc_norm: of the highest log-likelihood per character.
         """
         by_task = self.items.groupby("task", sort=False)
         table = pd.DataFrame(
@@ -41,20 +41,20 @@ class ZeroShot:
         return float(self.table["acc"].mean())
 
     def against(self, other: ZeroShot) -> pd.DataFrame:
-        """How this model differs from another on the same items, in points of accuracy: a row a task.
+        """How this model differs from another on the same items, in points of accuracy: one row per task.
 
         Columns: items, difference, low and high (95%, paired bootstrap), better, worse (items), p (McNemar).
-        Raises ValueError where the items are not the same.
+        Raises ValueError if the items are not the same.
         """
         keys = ["task", "name", "item"]
         if not self.items[keys].equals(other.items[keys]):
             raise ValueError("The two were scored on different items: use the same tasks and the same limit for both.")
         rows = {}
-        for task, mine in self.items.groupby("task", sort=False):
-            d = paired_difference(other.items.loc[mine.index, "acc"], mine["acc"])
-            rows[task] = (len(mine), 100 * d.value, 100 * d.low, 100 * d.high, d.higher, d.lower, d.p)
-        names = ["items", "difference", "low", "high", "better", "worse", "p"]
-        return pd.DataFrame.from_dict(rows, orient="index", columns=names)
+        for task, items in self.items.groupby("task", sort=False):
+            d = paired_difference(other.items.loc[items.index, "acc"], items["acc"])
+            rows[task] = (len(items), 100 * d.value, 100 * d.low, 100 * d.high, d.higher, d.lower, d.p)
+        columns = ["items", "difference", "low", "high", "better", "worse", "p"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     def __repr__(self) -> str:
         table = self.table.drop(columns=[c for c in self.table if self.table[c].isna().all()])
@@ -71,30 +71,30 @@ def zero_shot(
     source: str = "pinned",
     kept=None,
 ) -> ZeroShot:
-    """Accuracy on multiple-choice tasks without examples, by lm-eval's own prompts and metrics.
+    """Accuracy on multiple-choice tasks without examples, with lm-eval's own prompts and metrics.
 
     tasks: names, by default the paper's seven; also ``"lambada_openai"`` and ``"mmlu"``. source: ``"pinned"`` needs no
-    hub, ``"hub"`` knows all of lm-eval's that are scored by accuracy. limit: the first so many items of each task; by
-    default all of the split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test for the
-    others). batch_size: prompts at a time. kept: a file for the answers as they come; killed, the same call goes on
-    from it, and a power cut costs one batch. Raises ValueError, before anything is asked, for an unknown task or limit,
-    and for a file that holds anything but answers of this model, which is left as it is.
+    hub; ``"hub"`` has all of lm-eval's tasks that are scored by accuracy. limit: how many items of each task, from the
+    first; by default all of the split that lm-eval scores (validation for BoolQ, RTE, HellaSwag and WinoGrande; test
+    for the others). batch_size: prompts at a time. kept: a file that stores the answers as they come; after a kill, the
+    same call goes on from it, and a power cut costs one batch. Raises ValueError, before anything is asked, for an
+    unknown task, a limit below 2, and a file that holds anything but answers of this model, which is not changed.
     Introduced in notebook 06, "Seven tasks"; section 4 of the paper, on zero-shot performance.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
-        raise ValueError(f"limit={limit!r}: expected None, or a whole number of items for each task, at least 2.")
+        raise ValueError(f"limit={limit!r}: expected None, or a whole number of items of each task, at least 2.")
     loaded = load_tasks(tasks, source)
     batch_size = batch_size or (8 if model.device.type == "cpu" else 64)
     with evaluating(model), quiet():
         harness = make_harness(model, tokenizer, batch_size)
         if kept is None:
-            return _scored(harness, loaded, limit)
+            return score_tasks(harness, loaded, limit)
         with remembering(harness, kept, {"model": identity(model), "tokenizer": tokenizer_identity(tokenizer)}) as lm:
-            return _scored(lm, loaded, limit)
+            return score_tasks(lm, loaded, limit)
 
 
-def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
-    """Put to any language model of lm-eval's kind the tasks of ``load_tasks``."""
+def score_tasks(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
+    """The result of any of lm-eval's language models on the tasks of ``load_tasks``."""
     from lm_eval.evaluator import evaluate
 
     flat = {name: task for group in loaded.values() for name, task in group.items()}
@@ -104,8 +104,8 @@ def _scored(lm, loaded: dict[str, dict], limit: int | None) -> ZeroShot:
         task.set_config(key="num_fewshot", value=0)
     answers = evaluate(lm, flat, limit=limit, bootstrap_iters=0)["samples"]
     rows = [
-        (asked, name, answer["doc_id"], len(answer["arguments"]), answer["acc"], answer.get("acc_norm"))
-        for asked, group in loaded.items()
+        (task, name, answer["doc_id"], len(answer["arguments"]), answer["acc"], answer.get("acc_norm"))
+        for task, group in loaded.items()
         for name in group
         for answer in sorted(answers[name], key=lambda answer: answer["doc_id"])
     ]

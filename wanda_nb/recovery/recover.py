@@ -25,23 +25,23 @@ from ..reporting.identity import identity, tokens_identity
 
 @dataclasses.dataclass
 class Recovery:
-    """What a run of ``recover`` did."""
+    """The result of ``recover``."""
 
-    #: The trained model: with LoRA a peft model, whose adapters ``merge_lora`` merges.
+    #: The trained model. With LoRA it is a peft model, whose adapters ``merge_lora`` merges.
     model: nn.Module
-    #: A row a step: step, loss (training, nats a token), learning rate.
+    #: One row per step: step, loss (training, nats per token), learning rate.
     losses: pd.DataFrame
-    #: Rows of step and perplexity on held-out text, if any was given.
+    #: Step and perplexity on held-out text; empty if none was given.
     heldout: pd.DataFrame
     trainable: int
     parameters: int
     seconds: float
-    #: The step that an earlier, broken run had reached; 0 for a run from the start.
+    #: The step of the checkpoint that an earlier run left; 0 for a run from the start.
     resumed_at: int = 0
 
     @property
     def share(self) -> float:
-        """Trained parameters as a fraction of the model's own."""
+        """Trained parameters as a fraction of the model's parameters."""
         return self.trainable / self.parameters
 
     def __repr__(self) -> str:
@@ -72,50 +72,44 @@ def recover(
     save_every: int = 50,
     seed: int = 0,
 ) -> Recovery:
-    """Train a pruned model on a little text; its zeros stay zero.
+    """Train a pruned model on a little text, in place, with zeros that stay zero.
 
-    tokens: training windows, LongTensor (windows, length), as ``training_tokens`` gives.
-    method: ``"lora"``: low-rank adapters (rank, alpha, dropout, targets) beside frozen weights, for ``merge_lora`` to
-    merge. ``"masked"``: all weights, those that are pruned set back to zero after every step of the optimiser.
-    steps: of ``batch_size * accumulate`` windows each (on each process, under ``accelerate launch``); by default one
-    pass over tokens. learning_rate: falls linearly to 0, by default from 1e-4 for LoRA as published, 2e-5 for masked.
-    heldout: windows (windows, length) whose perplexity is taken before, after, and every so many steps.
-    folder: for a checkpoint every ``save_every`` steps. The same call again, with the model as it was before training,
-    takes up where a broken run left off, and trains a finished one no more.
-    The model is trained in place. Raises ValueError before any work for arguments that make no sense, targets that
-    no layer is called, 16-bit weights for masked training, which would lose most of its steps to rounding, a folder
-    of another model, text or settings, and a checkpoint that is damaged: nothing in it is run.
+    tokens: training windows, LongTensor (windows, length), as ``training_tokens`` returns them.
+    method: ``"lora"`` trains low-rank adapters (rank, alpha, dropout, targets), which ``merge_lora`` merges.
+    ``"masked"`` trains all weights, and sets the pruned ones back to zero after every optimiser step.
+    steps: each of ``batch_size * accumulate`` windows (on each process, under ``accelerate launch``); by default one
+    pass over tokens. learning_rate: falls linearly to 0, by default from 1e-4 for LoRA, as published, and 2e-5 for
+    masked training. heldout: windows (windows, length) whose perplexity is measured before, after, and every ``every``
+    steps. folder: for a checkpoint every ``save_every`` steps. The same call, with the model as it was before training,
+    resumes a run that was interrupted, and loads one that is finished.
+    Raises ValueError, before any work, for arguments that make no sense, targets that match no layer, masked training
+    of 16-bit weights, which loses most steps to rounding, a folder of another model, text or settings, and a damaged
+    checkpoint, of which no code is run.
     Introduced in notebook 07, "LoRA with peft"; section 5 of the paper, on fine-tuning.
     """
-    from .training import (  # brings the Trainer, which only training needs
-        KeepZeros,
-        Track,
-        check_checkpoint,
-        train,
-        trainer,
-    )
+    from . import training  # imports the Trainer, which only training needs
 
-    _beside_old_torchao()
+    ignore_old_torchao()
     settings = _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate, targets)
     settings |= {"rank": rank, "alpha": alpha, "dropout": dropout, "seed": seed} if method == "lora" else {"seed": seed}
     if heldout is not None:
         check_tokens(model, heldout)
     parameters = sum(p.numel() for p in model.parameters())
     with tempfile.TemporaryDirectory() as scratch:
-        where = Path(scratch if folder is None else folder)
-        checkpoint = None if folder is None else _checkpoint(where, _run(model, settings, tokens, heldout, every))
+        output = Path(scratch if folder is None else folder)
+        checkpoint = None if folder is None else _checkpoint(output, _identity(model, settings, tokens, heldout, every))
         reached = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
         if checkpoint:
-            check_checkpoint(checkpoint, reached)
+            training.check_checkpoint(checkpoint, reached)
         if method == "lora":
             model, watchers = _with_lora(model, rank, alpha, dropout, targets, seed), []
         else:
             model.requires_grad_(True)
-            watchers = [KeepZeros(model)]
-        watchers.append(Track(heldout, every))
-        run = trainer(model, tokens, settings, where, None if folder is None else save_every, watchers)
+            watchers = [training.KeepZeros(model)]
+        watchers.append(training.Track(heldout, every))
+        trainer = training.trainer(model, tokens, settings, output, None if folder is None else save_every, watchers)
         start = time.perf_counter()
-        history = train(run, checkpoint, watchers, finished=reached == settings["steps"])
+        history = training.train(trainer, checkpoint, watchers, finished=reached == settings["steps"])
     model.eval()
     return Recovery(
         model,
@@ -129,30 +123,29 @@ def recover(
 
 
 def _rows(history: list[dict], *columns: str) -> pd.DataFrame:
+    """The entries of the Trainer's history that have the second of the columns."""
     rows = [[row[column] for column in columns] for row in history if columns[1] in row]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate, targets) -> dict:
+    """The settings with their defaults. Raises ValueError for those that make no sense."""
     if method not in ("lora", "masked"):
         raise ValueError(f"method={method!r}: expected 'lora' or 'masked'.")
     check_tokens(model, tokens)
-    for name, number in {
-        "steps": 1 if steps is None else steps,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-    }.items():
+    counts = {"steps": 1 if steps is None else steps, "batch_size": batch_size, "accumulate": accumulate}
+    for name, number in counts.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}={number!r}: expected a whole number of at least 1.")
-    names = {name for block in decoder_blocks(model) for name in linear_layers(block)}  # refuses adapters and quantised
+    names = {name for block in decoder_blocks(model) for name in linear_layers(block)}  # refuses quantised ones
     if method == "lora":
         known = sorted({name.rpartition(".")[2] for name in names})
         if missing := [target for target in targets if target not in known]:
             raise ValueError(f"targets: no layer is called {', '.join(missing)}; expected some of {', '.join(known)}.")
-    short = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
-    if method == "masked" and short:
+    dtypes = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+    if method == "masked" and dtypes:
         raise ValueError(
-            f"masked training of {', '.join(map(str, short))} weights loses most steps to rounding: expected float32. "
+            f"masked training of {', '.join(map(str, dtypes))} weights loses most steps to rounding: expected float32. "
             "Load with dtype=torch.float32, or train LoRA, whose adapters are kept in float32."
         )
     steps = max(1, len(tokens) // (batch_size * accumulate)) if steps is None else steps
@@ -161,20 +154,20 @@ def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate
     return settings | {"learning_rate": learning_rate, "targets": list(targets) if method == "lora" else None}
 
 
-def _run(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor | None, every: int) -> dict:
-    """All that makes a run what it is; another in any of it is another run."""
+def _identity(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor | None, every: int) -> dict:
+    """What must be the same for a run to be continued."""
     return {
         "model": identity(model),
         **settings,
         "tokens": tokens_identity(tokens, None),
         "heldout": None if heldout is None else tokens_identity(heldout, None),
         "every": None if heldout is None else every,
-        "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # which the Trainer may not have set up yet
+        "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # the Trainer may not have joined them yet
     }
 
 
-def _checkpoint(folder: Path, mine: dict) -> Path | None:
-    """The last whole checkpoint of the same run, if there is one; notes what run the folder belongs to."""
+def _checkpoint(folder: Path, run: dict) -> Path | None:
+    """The last complete checkpoint of the run, or None; writes down which run a new folder belongs to."""
     note = folder / "run.json"
     files = {path for path in folder.iterdir() if path.suffix != ".tmp"} if folder.exists() else set()
     if note not in files:
@@ -182,41 +175,42 @@ def _checkpoint(folder: Path, mine: dict) -> Path | None:
             raise ValueError(f"{folder} holds files of something else: choose another folder, or clear it.")
         if int(os.environ.get("RANK", world()[0])) == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(note, json.dumps(mine, indent=1) + "\n")
+            write_text(note, json.dumps(run, indent=1) + "\n")
         return None
     try:
-        theirs = json.loads(note.read_text(encoding="utf-8"))
-        other = [key for key in mine if theirs.get(key) != mine[key]]
+        earlier = json.loads(note.read_text(encoding="utf-8"))
+        changed = [key for key in run if earlier.get(key) != run[key]]
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{note} is damaged: choose another folder, or clear this one.") from error
-    if other:
+    if changed:
         raise ValueError(
-            f"{folder} holds a run with other {', '.join(other)}: its checkpoints cannot be continued. Use the same "
-            "arguments and the model as it was before any training, or another folder."
+            f"{folder} holds a run with other {', '.join(changed)}: its checkpoints cannot be continued. Use the same "
+            "arguments and the model as it was before any training, or choose another folder."
         )
-    # Its state is what a checkpoint writes last: without it, the run was killed while writing.
-    whole = {
+    # The state is written last: a checkpoint without it was cut short by a kill.
+    complete = {
         int(path.parent.name.rpartition("-")[2]): path.parent for path in folder.glob("checkpoint-*/trainer_state.json")
     }
-    return whole[max(whole)] if whole else None
+    return complete[max(complete)] if complete else None
 
 
 def _with_lora(model, rank, alpha, dropout, targets, seed):
+    """The model as a peft model with new adapters. Raises ImportError without peft."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("LoRA comes from peft: pip install 'wanda-nb[recovery]'.") from error
+        raise ImportError("LoRA needs peft: pip install 'wanda-nb[recovery]'.") from error
     torch.manual_seed(seed)  # adapters start at random
-    how = LoraConfig(
+    config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of peft about transformers, which no reader can mend
-        return get_peft_model(model, how)
+        warnings.simplefilter("ignore", FutureWarning)  # peft's, about transformers; no user can act on it
+        return get_peft_model(model, config)
 
 
-def _beside_old_torchao() -> None:
-    """peft refuses LoRA beside a torchao older than it knows, which Colab brings. Nothing here needs torchao."""
+def ignore_old_torchao() -> None:
+    """Have peft ignore a torchao that is too old for it, as on Colab, where LoRA is refused otherwise."""
     if find_spec("torchao") is None or find_spec("peft") is None:
         return
     import peft

@@ -1,4 +1,4 @@
-"""Training as `recover` wants it: transformers' Trainer, with zeros that stay zero and one bar."""
+"""Training for `recover`: transformers' Trainer, with zeros that stay zero and one progress bar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATE = "trainer_state.json"
 
 
 def trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
-    """A Trainer on the windows tokens (windows, length), by the checked settings of `recover`."""
+    """A Trainer on tokens (windows, length), with the checked settings of `recover`."""
     arguments = TrainingArguments(
         output_dir=os.fspath(folder),
         max_steps=settings["steps"],
@@ -35,32 +35,32 @@ def trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
         use_cpu=next(model.parameters()).device.type == "cpu",
         bf16=next(model.parameters()).dtype == torch.bfloat16,
         dataloader_pin_memory=False,
-        disable_tqdm=True,  # one bar, ours
+        disable_tqdm=True,  # Track has a bar
         report_to=[],
     )
     rows = [{"input_ids": row, "labels": row} for row in tokens]
-    made = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
-    made.remove_callback(PrinterCallback)
-    return made
+    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
-def train(run: Trainer, checkpoint: Path | None, watchers: list, finished: bool) -> list[dict]:
-    """Train to the end, from a checkpoint if there is one; returns the history. A finished run is only loaded."""
+def train(trainer: Trainer, checkpoint: Path | None, watchers: list, finished: bool) -> list[dict]:
+    """Train to the end, from a checkpoint if there is one, and return the history. A finished run is only loaded."""
     if finished:
-        run._load_from_checkpoint(os.fspath(checkpoint))
+        trainer._load_from_checkpoint(os.fspath(checkpoint))
         return TrainerState.load_from_json(os.fspath(checkpoint / STATE)).log_history
     try:
-        run.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
-    finally:  # the Trainer ends only what was not broken off
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else os.fspath(checkpoint))
+    finally:  # the Trainer itself does not call it after an exception
         for watcher in watchers:
-            watcher.on_train_end(run.args, run.state, run.control)
-    return run.state.log_history
+            watcher.on_train_end(trainer.args, trainer.state, trainer.control)
+    return trainer.state.log_history
 
 
 def check_checkpoint(folder: Path, step: int) -> None:
-    """Raises ValueError, naming the file, unless the Trainer can read a checkpoint without running code from it.
+    """Raise ValueError, naming the file, unless the Trainer can read a checkpoint without running code from it.
 
-    Reads headers only. The Trainer itself reads with ``weights_only=True``, and training_args.bin not at all.
+    Reads headers only. The Trainer reads with ``weights_only=True`` and never reads training_args.bin.
     """
     for path in sorted(folder.iterdir()):
         try:
@@ -74,15 +74,15 @@ def check_checkpoint(folder: Path, step: int) -> None:
                 raise ValueError("it is the state of another step")
             elif path.suffix == ".bin" and path.name != "training_args.bin":
                 raise ValueError("recover writes no such file")
-        except Exception as error:  # whatever the readers make of strange bytes
+        except Exception as error:  # readers raise anything for strange bytes
             raise ValueError(
-                f"{path} is damaged, or is not of recover: remove {folder} to go on from the checkpoint before it, "
+                f"{path} is damaged, or was not written by recover: remove {folder} to go on from the one before it, "
                 "or choose another folder."
             ) from error
 
 
 class KeepZeros(TrainerCallback):
-    """Pruned weights stay exactly zero: no gradient, so that it counts in no norm, and back to zero after each step."""
+    """Keeps pruned weights at exactly zero: masks their gradients, so that no norm counts them, and resets them."""
 
     def __init__(self, model):
         layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block).values()]
@@ -106,7 +106,7 @@ class KeepZeros(TrainerCallback):
 
 
 class Track(TrainerCallback):
-    """A bar, the perplexity on held-out windows every so many steps, and checkpoints that survive a power cut."""
+    """A progress bar, the perplexity on held-out windows every ``every`` steps, and checkpoints that are synced."""
 
     def __init__(self, heldout, every):
         self.heldout, self.every, self.bar = heldout, every, None
@@ -129,6 +129,6 @@ class Track(TrainerCallback):
             self.bar.close()
 
     def _measure(self, state, model):
-        if self.heldout is not None:  # into the history that checkpoints keep
+        if self.heldout is not None:  # into the history, which checkpoints store
             value = perplexity(model, self.heldout)
             state.log_history.append({"step": state.global_step, "perplexity": value})

@@ -1,4 +1,4 @@
-"""Watching a run: how far it is, where its seconds go."""
+"""Watching a run: how far it has come, and where its time goes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(silent: bool = False, **settings) -> tqdm:
-    """A bar that leaves nothing behind, alike in a terminal and a notebook; TQDM_DISABLE=1 silences it in both."""
+    """A bar that leaves nothing behind, in a terminal as in a notebook; TQDM_DISABLE=1 silences it in both."""
     return tqdm(leave=False, disable=silent or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"), **settings)
 
 
 def duration(seconds: float) -> str:
-    """Seconds, for people."""
+    """Seconds as a text for people."""
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 class Clock:
-    """Seconds by phase: ``with clock("capture"): …``. seconds: of an earlier part of the same run."""
+    """Adds up seconds by phase: ``with clock("capture"): …``. seconds: those of an earlier part of the same run."""
 
     def __init__(self, device: torch.device, seconds: dict[str, float] | None = None):
         self.device = device
@@ -31,6 +31,6 @@ class Clock:
     def __call__(self, phase: str):
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":  # kernels run on behind Python's back
+        if self.device.type == "cuda":  # kernels run on after Python has returned
             torch.cuda.synchronize(self.device)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -19,17 +19,17 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "lm-eval", "numpy
 
 
 def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
-    """All that is needed to get a number again, beside the settings of the run: a dict of plain values.
+    """All that is needed to reproduce a number, apart from the settings of the run: a dict of plain values.
 
-    model: its name, and the sha256 of its config and weights as they are now (None where they are on disk alone).
+    model: recorded by name, and by the sha256 of its config and weights as they are now (None on the meta device).
     device: where it was computed, by default where the model is.
-    data: ``{file name: sha256}`` of what was read beside the model (``assets.checksums``).
-    Besides: dtype, machine, the versions of all packages that can change a result, a checkout's commit, and the date.
+    data: ``{file name: sha256}`` of the files read apart from the model (``assets.checksums``).
+    Also recorded: dtype, machine, versions of all packages that can change a result, the checkout's commit, the date.
     """
     parameter = next(model.parameters())
     device = device or parameter.device
     on_gpu = device.type == "cuda"
-    ours = package_version("wanda-nb") or "unknown"  # imported from a folder that was never installed
+    own_version = package_version("wanda-nb") or "unknown"  # imported from a folder that was never installed
     return {
         "model": model_name(model.config._name_or_path),
         "revision": revision(model.config._name_or_path),
@@ -39,14 +39,14 @@ def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
         "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := package_version(name))} | {"wanda-nb": ours},
+        "versions": {name: v for name in PACKAGES if (v := package_version(name))} | {"wanda-nb": own_version},
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
 
 
 def model_name(path_or_id) -> str:
-    """What a model is called: its hub id, also where the path is a hub's cache; else its folder, not whereabouts."""
+    """A model's name: its hub id, even if the path is in a hub's cache; else its folder's name, without the path."""
     if not (Path(path_or_id).is_dir() or Path(path_or_id).is_absolute()):
         return str(path_or_id)
     path = os.path.abspath(path_or_id)
@@ -69,14 +69,14 @@ def package_version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The git commit of the checkout that this package is imported from, and whether its code was changed since."""
+    """The git commit of the checkout that this package is imported from, and whether its code has changes; or None."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:
         head = _git(root, "rev-parse", "HEAD")
         return head + (" and changes" if _git(root, "status", "--porcelain", "--", "*.py") else "")
-    except (OSError, subprocess.SubprocessError):  # no git, or not our folder to ask about
+    except (OSError, subprocess.SubprocessError):  # no git, or a folder of another owner
         return None
 
 

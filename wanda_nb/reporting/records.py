@@ -1,4 +1,4 @@
-"""Records of what we measured, and tables of what was published."""
+"""Records of what we measured, and tables of what others published."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def measured(name: str) -> dict:
-    """A record in data/results, with all that is needed to measure it again.
+    """A record in data/results, with everything needed to measure it again.
 
-    Raises FileNotFoundError for a name that is not there. Introduced in notebook 03, "A 7B model in little memory".
+    Raises FileNotFoundError for any other name. Introduced in notebook 03, "A 7B model in little memory".
     """
     return json.loads(_recorded(f"results/{name}.json").read_text(encoding="utf-8"))
 
 
 def published(name: str) -> pd.DataFrame:
-    """A table in data/paper of numbers that others published; each row names its source and how sure we are of it.
+    """A table in data/paper of published numbers; each row names its source and how far to trust it.
 
-    grade: A, the authors' own words or repository; B, another research repository; C, secondary notes. What is not
-    known is missing. Raises FileNotFoundError for a name that is not there.
+    grade: A, the authors' own words or repository; B, another research repository; C, secondary notes. Unknown values
+    are missing. Raises FileNotFoundError for any other name.
     Introduced in notebook 09, "What was published".
     """
     counts = {"context": "Int64", "samples": "Int64"}

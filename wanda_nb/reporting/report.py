@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def gib(size: float) -> str:
-    """Bytes, for people."""
+    """Bytes as a text for people."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
 
 
@@ -22,20 +22,20 @@ class Report:
     group: str
     update: str | None
     tokens: tuple[int, ...]
-    #: A row a layer: block, name, shape, sparsity asked and reached, seconds to score it and select.
+    #: One row per layer: block, name, shape, sparsity asked and reached, seconds to score and select.
     layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     #: Seconds by phase: prepare, capture, select, propagate.
     seconds: dict[str, float] = field(default_factory=dict)
-    #: Bytes: of GPU memory allocated where the run was on one, else of the process.
+    #: Bytes: of GPU memory allocated if the run was on a GPU, else of the process.
     peak_memory: int = 0
-    #: Bytes read from disk and written to it; nothing where the model was in memory.
+    #: Bytes read from disk and written to it; 0 if the model was in memory.
     read: int = 0
     written: int = 0
-    #: Floating-point operations of the linear layers in two passes; one pass through the last block.
+    #: Floating-point operations of the linear layers in two passes, one pass for the last block.
     flops: float = 0.0
-    #: Floating-point operations a second that this machine reaches on a large product, in the model's dtype.
+    #: Floating-point operations per second that this machine reaches on a large product, in the model's dtype.
     rate: float = 0.0
-    #: Whether every calibration window began with the model's BOS token; None where that is not known.
+    #: Whether every calibration window began with the model's BOS token; None if that is not known.
     bos: bool | None = None
 
     @property
@@ -45,7 +45,7 @@ class Report:
         return float((self.layers["reached"] * size).sum() / size.sum())
 
     def summary(self) -> pd.DataFrame:
-        """One row a kind of layer, over all blocks."""
+        """One row per kind of layer, over all blocks."""
         by_name = self.layers.groupby("name", sort=False)
         summary = pd.DataFrame(
             {
@@ -60,17 +60,17 @@ class Report:
 
     def headline(self) -> str:
         """The run in one line."""
-        what = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
-        what += f", {self.update} update" if self.update else ""
-        what += ", each window with BOS" if self.bos else ""
+        settings = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
+        settings += f", {self.update} update" if self.update else ""
+        settings += ", each window with BOS" if self.bos else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
-            f"{self.method}, {what}: {self.reached:.2%} zeros in {len(self.layers)} layers"
+            f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
             f" · {phases} · peak memory {self.peak_memory / 2**30:.2f} GiB"
         )
 
     def timing(self) -> str:
-        """Where the time went, against the least that the arithmetic could take on this machine."""
+        """Where the time went, against the least time that the arithmetic can take on this machine."""
         total = sum(self.seconds.values())
         parts = [f"{math.prod(self.tokens) / total:,.0f} tokens/s"] if self.tokens and total else []
         if self.read or self.written:

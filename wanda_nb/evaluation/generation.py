@@ -1,4 +1,4 @@
-"""What a model writes, to be read side by side."""
+"""What a model writes after a prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 @torch.no_grad()
 def complete(model, tokenizer, prompt: str, new_tokens: int = 40) -> str:
-    """The model's greedy continuation of a prompt, without the prompt.
+    """The model's greedy continuation of a prompt, without the prompt: at most ``new_tokens`` tokens, as text.
 
     Introduced in notebook 00, "Read what it writes".
     """

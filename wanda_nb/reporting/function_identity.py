@@ -1,4 +1,4 @@
-"""What tells one score function from another: its code, and the values of all that it refers to."""
+"""The identity of a score function: its code, and the values of everything that it refers to."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ import torch
 
 from .identity import tensor_bytes
 
-#: Builtins whose answer depends on more than what a function refers to.
+#: Builtins whose result depends on more than what a function refers to.
 OPAQUE = {"__import__", "compile", "eval", "exec", "globals", "input", "locals", "open", "vars"}
 PLAIN = {int, float, complex, bool, str, bytes, range, type(None), type(...), torch.dtype, torch.device}
 CODE = ("code", "names", "varnames", "freevars", "cellvars", "argcount", "posonlyargcount", "kwonlyargcount", "flags")
 
 
 class Unidentified(ValueError):
-    """Raised for a function of which nobody can say for certain whether it is the one of another day."""
+    """Raised for a function that cannot be recognised with certainty in a later run."""
 
 
 def function_identity(function) -> str:
-    """A sha256 over a function's code, its defaults and closure, and the globals that it uses: 64 hexadecimal digits.
+    """A sha256 over a function's code, defaults and closure, and the globals that it uses: 64 hexadecimal digits.
 
-    Numbers, strings, tensors, arrays and containers of them count by value, functions and partials by their own
-    identity, what an installed package holds by name and version. Raises Unidentified for anything else, such as an
-    object of a class of your own, whose code may have changed unseen.
+    Numbers, strings, tensors, arrays and containers of them count by value; functions and partials by their own
+    identity; what an installed package defines by its name and the package's version. Raises Unidentified for anything
+    else, such as an object of your own class, whose code may have changed without notice.
     """
     return hashlib.sha256(_part(function, {}).encode()).hexdigest()
 
 
 def _part(thing, seen: dict[int, int]) -> str:
-    """A thing as text that differs where the thing does. seen: functions met so far, which may call themselves."""
+    """A text that differs where the thing does. seen: functions met so far, since functions may call themselves."""
     kind: type = type(thing)
     if kind in PLAIN or isinstance(thing, np.generic):
         return f"{kind.__name__} {thing!r}"
@@ -48,9 +48,9 @@ def _part(thing, seen: dict[int, int]) -> str:
     if kind is np.ndarray and not thing.dtype.hasobject:
         return f"array {thing.dtype.str} {thing.shape} {hashlib.sha256(thing.tobytes()).hexdigest()}"
     if kind in (tuple, list):
-        return f"{kind.__name__} [{', '.join(_part(one, seen) for one in thing)}]"
+        return f"{kind.__name__} [{', '.join(_part(item, seen) for item in thing)}]"
     if kind in (set, frozenset):
-        return f"{kind.__name__} [{', '.join(sorted(_part(one, seen) for one in thing))}]"
+        return f"{kind.__name__} [{', '.join(sorted(_part(item, seen) for item in thing))}]"
     if kind is dict:
         return f"dict {_part(list(thing.items()), seen)}"
     if kind is functools.partial:
@@ -61,7 +61,7 @@ def _part(thing, seen: dict[int, int]) -> str:
         return f"code {[getattr(thing, 'co_' + name) for name in CODE]} {_part(thing.co_consts, seen)}"
     if kind is types.FunctionType:
         return _function(thing, seen)
-    raise Unidentified(f"it uses {_words(thing)}, which may have changed unseen")
+    raise Unidentified(f"it uses {_words(thing)}, which may have changed without notice")
 
 
 def _function(function: types.FunctionType, seen: dict[int, int]) -> str:
@@ -73,49 +73,46 @@ def _function(function: types.FunctionType, seen: dict[int, int]) -> str:
         closure = [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:
         raise Unidentified(f"{function.__qualname__} uses a variable that has no value yet") from None
-    return (
-        f"function {_part([code, function.__defaults__, function.__kwdefaults__, closure, _outside(function)], seen)}"
-    )
+    parts = [code, function.__defaults__, function.__kwdefaults__, closure, _globals_used(function)]
+    return f"function {_part(parts, seen)}"
 
 
-def _outside(function: types.FunctionType) -> dict:
-    """The globals that a function uses, by name. Raises Unidentified for builtins that reach further."""
-    found: dict = {}
-    for step in _steps(function.__code__):
-        name = step.argval
-        if step.opname == "IMPORT_NAME":
-            found[f"import {name}"] = sys.modules.get(name)
-            if found[f"import {name}"] is None:
-                raise Unidentified(f"it imports {name} when it is called: import it before")
-        elif "GLOBAL" in step.opname or step.opname == "LOAD_NAME":
+def _globals_used(function: types.FunctionType) -> dict:
+    """The globals that a function uses, by name. Raises Unidentified for names whose value may change."""
+    values: dict = {}
+    for instruction in _instructions(function.__code__):
+        name = instruction.argval
+        if instruction.opname == "IMPORT_NAME":
+            values[f"import {name}"] = sys.modules.get(name)
+            if values[f"import {name}"] is None:
+                raise Unidentified(f"it imports {name} when it is called: import it beforehand")
+        elif "GLOBAL" in instruction.opname or instruction.opname == "LOAD_NAME":
             if name in function.__globals__:
-                found[name] = function.__globals__[name]
+                values[name] = function.__globals__[name]
             elif name in OPAQUE or not hasattr(builtins, name):
-                raise Unidentified(f"it uses {name}, which may give another answer another day")
-    return dict(sorted(found.items()))
+                raise Unidentified(f"it uses {name}, which may give another result in another run")
+    return dict(sorted(values.items()))
 
 
-def _steps(code: types.CodeType):
-    """The instructions of a function, and of functions inside it."""
+def _instructions(code: types.CodeType):
+    """The instructions of a function, and of the functions defined in it."""
     yield from dis.get_instructions(code)
-    for one in code.co_consts:
-        if isinstance(one, types.CodeType):
-            yield from _steps(one)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _instructions(constant)
 
 
 def _installed(thing) -> str | None:
-    """What an installed package or Python itself holds under this name, and the package's version; None for others."""
+    """The name and version of something that an installed package or Python itself defines; None for anything else."""
     if isinstance(thing, types.ModuleType):
         return _package(thing.__name__)
-    where, names = (
-        getattr(thing, "__module__", None),
-        {getattr(thing, key, None) for key in ("__qualname__", "__name__")},
-    )
+    module = getattr(thing, "__module__", None)
+    names = {getattr(thing, key, None) for key in ("__qualname__", "__name__")}
     for name in sorted(name for name in names if isinstance(name, str)):
-        found = sys.modules.get(where) if isinstance(where, str) else None
-        for step in name.split("."):
-            found = getattr(found, step, None)
-        if found is thing and not (where == "builtins" and name in OPAQUE) and (package := _package(where)):
+        value = sys.modules.get(module) if isinstance(module, str) else None
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        if value is thing and not (module == "builtins" and name in OPAQUE) and (package := _package(module)):
             return f"{package} {name}"
     return None
 

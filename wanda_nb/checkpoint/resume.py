@@ -1,4 +1,4 @@
-"""What is finished of a run over a checkpoint, so that a killed one goes on: the record in its destination."""
+"""How a killed run goes on: the record, in its destination, of the blocks that are finished."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from filelock import FileLock, Timeout
 from ..distributed import from_first_rank, world
 from ..files import write_text
 from ..reporting.card import write_card
-from ..reporting.functions import Unidentified, function_identity
+from ..reporting.function_identity import Unidentified, function_identity
 from ..reporting.report import Report, gib
-from .shards import INDEX, RECORD, copy_others, write_index
+from .shards import INDEX, RECORD, copy_other_files, write_index
 
-LOCK = "run.lock.tmp"  # as what a killed run left: it makes no folder less empty
+LOCK = "run.lock.tmp"  # .tmp, as an unfinished file: a folder that holds nothing else counts as empty
 ROW = {"block", "name", "shape", "asked", "reached", "select s"}
 
 
 @contextmanager
 def in_use(folder: Path):
-    """Make a folder if need be, and hold it against every other run. Raises OSError, on every rank, if one has it."""
-    made, lock, refusal = not folder.exists(), FileLock(folder / LOCK, timeout=0), None
+    """Make a folder if need be, and lock it against other runs. Raises OSError, on every rank, if one holds it."""
+    new, lock, refusal = not folder.exists(), FileLock(folder / LOCK, timeout=0), None
     if world()[0] == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            with suppress(OSError):  # some systems let nobody write into a file that is locked
+            with suppress(OSError):  # some systems refuse to write to a locked file
                 (folder / LOCK).write_text(f"process {os.getpid()} on {platform.node()} since {time.ctime()}")
         except Timeout:
             refusal = (
                 f"{folder} is in use by another run ({_holder(folder)}): wait for it, or choose another destination."
             )
         except OSError as error:
-            refusal = f"{folder} cannot be made or locked: {error}. Choose another destination."
+            refusal = f"{folder} cannot be created or locked: {error}. Choose another destination."
     if refusal := from_first_rank(refusal):
         raise OSError(refusal)
     try:
@@ -47,11 +47,11 @@ def in_use(folder: Path):
     finally:
         if lock.is_locked:
             with suppress(OSError):
-                (folder / LOCK).unlink()  # while it is held: nobody else's is taken away
+                (folder / LOCK).unlink()  # while it is held, so that it is no other run's
             lock.release()
             with suppress(OSError):
-                if made:
-                    folder.rmdir()  # if nothing came of it
+                if new:
+                    folder.rmdir()  # refused if the run left anything in it
 
 
 def _holder(folder: Path) -> str:
@@ -62,11 +62,15 @@ def _holder(folder: Path) -> str:
 
 
 class Run:
-    """What is finished in a destination, and by which call; the first rank's word counts."""
+    """The blocks that are finished in a destination, and by which arguments, as the first rank reads them.
 
-    def __init__(self, folder: Path, asked: dict, blocks: int):
-        self.folder, self.asked, self.blocks = folder, asked, blocks
-        record = from_first_rank(self._found())
+    request: what must be the same for a run to go on, as ``streaming`` makes it. blocks: how many there are.
+    Raises FileExistsError for a folder of something else.
+    """
+
+    def __init__(self, folder: Path, request: dict, blocks: int):
+        self.folder, self.request, self.blocks = folder, request, blocks
+        record = from_first_rank(self._read_record())
         self.batch_size = record.get("batch_size")
         self.seconds = record.get("seconds", {})
         self.rows = {
@@ -74,48 +78,49 @@ class Run:
             for index, rows in record.get("rows", {}).items()
         }
 
-    def _found(self) -> dict:
+    def _read_record(self) -> dict:
         path = self.folder / RECORD
         if not path.exists():
-            if self.folder.exists() and set(self.folder.iterdir()) - self._halves():
+            if self.folder.exists() and set(self.folder.iterdir()) - self._unfinished_files():
                 raise FileExistsError(f"{self.folder} is not empty: choose another destination, or clear it.")
             return {}
         record = _checked(path)
-        if changed := [key for key in self.asked if record["asked"].get(key) != self.asked[key]]:
+        if changed := [key for key in self.request if record["asked"].get(key) != self.request[key]]:
             raise FileExistsError(
                 f"{self.folder} holds a run ({len(record['rows'])} of {self.blocks} blocks finished) that was started "
                 f"with something else as {', '.join(changed)}. Give the same arguments to go on with it, or choose "
                 "another destination."
             )
-        if unknown := self.asked["plan"]["unknown"]:
+        if unknown := self.request["plan"]["unknown"]:
             raise FileExistsError(
-                f"{self.folder} holds a run, and whether it was begun with the same score function cannot be told: "
-                f"{unknown}. Choose another destination, or clear it and start anew. A killed run goes on where its "
-                "score is a function of plain numbers, tensors, functions like itself and installed packages."
+                f"{self.folder} holds a run, and whether it was started with the same score function cannot be told: "
+                f"{unknown}. Choose another destination, or clear it and start anew. A killed run goes on only if its "
+                "score is a function of plain numbers, tensors, other such functions and installed packages."
             )
         return record
 
-    def _halves(self) -> set[Path]:
+    def _unfinished_files(self) -> set[Path]:
         """Files that a killed run did not finish."""
         return {*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")}
 
     def shard(self, index: int | None) -> str:
-        """The file of a block, or of all that lies outside the blocks."""
+        """The file name of a block, or, for None, of what lies outside the blocks."""
         number = 1 if index is None else index + 2
         return f"model-{number:05}-of-{self.blocks + 1:05}.safetensors"
 
     def begin(self, estimate, batch_size: int | None) -> None:
-        """Make the folder and its record, or go on with it. Raises OSError where it cannot hold what is to come."""
+        """Start the record, or go on with it. Raises OSError if the disk has too little space for the estimate."""
         self.batch_size = batch_size
         if world()[0] > 0:
             return
-        for half in self._halves() - {self.folder / LOCK}:
-            half.unlink()
+        for path in self._unfinished_files() - {self.folder / LOCK}:
+            path.unlink()
         if self.rows:
             return
-        if unknown := self.asked["plan"]["unknown"]:
+        if unknown := self.request["plan"]["unknown"]:
             warnings.warn(
-                f"Once killed, this run could not go on, since its score has no identity: {unknown}.", stacklevel=4
+                f"If this run were killed, it could not go on, because its score has no identity: {unknown}.",
+                stacklevel=4,
             )
         free = shutil.disk_usage(self.folder).free
         if free < estimate.disk + estimate.hidden:
@@ -126,32 +131,32 @@ class Run:
         self._write_record()
 
     def add(self, index: int, rows: list[dict], seconds: dict[str, float]) -> None:
-        """A block is finished: its shard is in place, now the record says so."""
+        """Record that a block is finished; its shard is in place already."""
         self.rows[index] = rows
         self.seconds = dict(seconds)
         self._write_record()
 
     def _write_record(self) -> None:
-        record = {"asked": self.asked, "batch_size": self.batch_size, "seconds": self.seconds, "rows": self.rows}
+        record = {"asked": self.request, "batch_size": self.batch_size, "seconds": self.seconds, "rows": self.rows}
         write_text(self.folder / RECORD, json.dumps(record) + "\n")
 
     def end(self, skeleton, report: Report, origin: dict, calibration: dict | None) -> None:
-        """Make a model of the shards: config, tokenizer and card, and last the index; all ranks wait for it."""
+        """Add config, tokenizer, card and, last, the index, which make the shards a model. All ranks wait for it."""
         if world()[0] == 0 and not (self.folder / INDEX).exists():
-            copy_others(skeleton.shards, self.folder)
+            copy_other_files(skeleton.shards, self.folder)
             write_card(self.folder, report, report.reached, origin, calibration, {})
-            shards = {self.shard(None): skeleton.rest}
+            shards = {self.shard(None): skeleton.outside_blocks}
             shards |= {self.shard(index): list(names.values()) for index, names in enumerate(skeleton.names)}
             write_index(self.folder, shards, skeleton.shards.size())
         from_first_rank(None)
 
 
 def _checked(path: Path) -> dict:
-    """A record. Raises ValueError for a file that is none."""
+    """The record in a file. Raises ValueError for any other file."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows = {int(index): [{*row} >= ROW for row in rows] for index, rows in record["rows"].items()}
-        if {*record} >= {"asked", "batch_size", "seconds"} and all(all(found) for found in rows.values()):
+        complete = {int(index): [{*row} >= ROW for row in rows] for index, rows in record["rows"].items()}
+        if {*record} >= {"asked", "batch_size", "seconds"} and all(map(all, complete.values())):
             return {**record, "asked": dict(record["asked"]), "seconds": dict(record["seconds"])}
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
@@ -162,7 +167,7 @@ def _checked(path: Path) -> dict:
 
 
 def identity(plan) -> dict:
-    """A plan as the record keeps it; of a score function, its identity and None, or None and why it has none."""
+    """A plan as the record keeps it. For a score function that has no identity, "unknown" says why."""
     score = unknown = None
     try:
         score = function_identity(plan.score)

@@ -5,8 +5,7 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import blocks as models
-from wanda_nb.inputs import assets
+from wanda_nb.inputs import assets, loading
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +87,11 @@ def test_a_half_written_copy_is_made_again(tmp_path, monkeypatch):
         made.append(folder)
         (folder / "model.safetensors").write_bytes(b"weights")
 
-    monkeypatch.setattr(models, "_convert", convert)
-    folder = models._default_model_folder()
+    monkeypatch.setattr(loading, "convert_gguf", convert)
+    folder = wn.model_folder()
     assert (folder / "model.safetensors").read_bytes() == b"weights"
-    models._default_model_folder()
+    wn.model_folder()
     assert len(made) == 1
     (folder / "model.safetensors").write_bytes(b"weig")
-    assert models._default_model_folder() == folder
+    assert wn.model_folder() == folder
     assert len(made) == 2 and (folder / "model.safetensors").read_bytes() == b"weights"
-
-
-@pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_the_dtype_is_one_the_device_has(monkeypatch, bf16, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
-    assert models.native_dtype(torch.device("cuda")) is expected
-    assert models.native_dtype(torch.device("cpu")) is torch.float32

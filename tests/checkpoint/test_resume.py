@@ -14,7 +14,7 @@ from folders import Killed, contents, saved, stop_after, tensors
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb.checkpoint import runs
+from wanda_nb.checkpoint import resume
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def other_run(folder) -> int:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        with runs.in_use(folder):
+        with resume.in_use(folder):
             os.write(writing, b"held")
             time.sleep(60)
         os._exit(0)
@@ -166,10 +166,10 @@ def test_the_second_of_two_runs_is_told_who_has_the_folder(source, tokens, tmp_p
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert (tmp_path / "out" / runs.LOCK).exists()  # left by the killed run, and in nobody's way
+    assert (tmp_path / "out" / resume.LOCK).exists()  # left by the killed run, and in nobody's way
     wn.prune_checkpoint(source, tmp_path / "out", tokens)
     assert contents(tmp_path / "out") == contents(tmp_path / "another")
-    assert not (tmp_path / "out" / runs.LOCK).exists()
+    assert not (tmp_path / "out" / resume.LOCK).exists()
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -177,17 +177,17 @@ def test_the_folder_is_held_from_the_first_word_to_the_last(failing, source, tok
     out, tried = tmp_path / "out", []
 
     def tries(name):
-        done = getattr(runs, name)
+        done = getattr(resume, name)
 
         def trying(*args):
-            with pytest.raises(OSError, match="in use"), runs.in_use(out):
+            with pytest.raises(OSError, match="in use"), resume.in_use(out):
                 pass
             tried.append(name)
             if failing and name == "write_index":
                 raise OSError("full")
             return done(*args)
 
-        monkeypatch.setattr(runs, name, trying)
+        monkeypatch.setattr(resume, name, trying)
 
     tries("write_text"), tries("write_index")
     if failing:
@@ -195,15 +195,17 @@ def test_the_folder_is_held_from_the_first_word_to_the_last(failing, source, tok
             wn.prune_checkpoint(source, out, tokens)
     else:
         wn.prune_checkpoint(source, out, tokens)
-    assert set(tried) == {"write_text", "write_index"} and not (out / runs.LOCK).exists()
-    with runs.in_use(out):
-        assert (out / runs.LOCK).exists()
+    assert set(tried) == {"write_text", "write_index"} and not (out / resume.LOCK).exists()
+    with resume.in_use(out):
+        assert (out / resume.LOCK).exists()
 
 
 def test_the_other_ranks_are_told_too(source, tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "world", lambda: (1, 2))
-    monkeypatch.setattr(runs, "from_first_rank", lambda mine: "out is in use by another run" if mine is None else mine)
-    with pytest.raises(OSError, match="in use by another run"), runs.in_use(tmp_path / "out"):
+    monkeypatch.setattr(resume, "world", lambda: (1, 2))
+    monkeypatch.setattr(
+        resume, "from_first_rank", lambda mine: "out is in use by another run" if mine is None else mine
+    )
+    with pytest.raises(OSError, match="in use by another run"), resume.in_use(tmp_path / "out"):
         pass
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +214,7 @@ def test_the_other_ranks_are_told_too(source, tokens, tmp_path, monkeypatch):
 def test_the_disk_must_hold_the_weights_and_the_hidden_states(room, source, tokens, tmp_path, monkeypatch):
     found = wn.estimate_checkpoint(source, tokens)
     free = found.disk + found.hidden + room
-    monkeypatch.setattr(runs.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    monkeypatch.setattr(resume.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
     if room < 0:
         with pytest.raises(OSError, match=r"free, but the pruned model takes .* and hidden states up to"):
             wn.prune_checkpoint(source, tmp_path / "out", tokens)

@@ -10,7 +10,7 @@ import torch
 
 import wanda_nb as wn
 from wanda_nb.methods import METHODS
-from wanda_nb.reporting.functions import Unidentified, function_identity
+from wanda_nb.reporting.function_identity import Unidentified, function_identity
 
 POWER = 2
 
