@@ -19,7 +19,7 @@ def answers(monkeypatch, tmp_path):
     """Puts the questions to a model, two at a time; all answers are kept in one file."""
     monkeypatch.setattr(evaluation, "load_tasks", lambda *_: {})
     requests = [SimpleNamespace(args=question) for question in QUESTIONS]
-    monkeypatch.setattr(evaluation, "_scored", lambda lm, loaded, limit: lm.loglikelihood(requests))
+    monkeypatch.setattr(evaluation, "score_tasks", lambda lm, loaded, limit: lm.loglikelihood(requests))
 
     def ask(model, tokenizer, kept=tmp_path / "answers"):
         return wn.zero_shot(model, tokenizer, batch_size=2, kept=kept)
