@@ -3,7 +3,8 @@
 A record in data/results has the command, the settings of its experiment, `runs` (a list of provenances) and `rows`,
 each with the number of its run. A stopped experiment goes on where it was. A row is kept only if it would be measured
 the same way today: with the same settings, script, weights, text, packages and machine. Otherwise it is measured again,
-and until then stays in the file with its old provenance.
+and until then stays in the file with its old provenance. The commit is recorded, not compared: a change inside wanda_nb
+drops no row.
 """
 
 from __future__ import annotations

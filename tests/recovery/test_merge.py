@@ -12,17 +12,6 @@ from wanda_nb.recovery import merge as merging
 
 
 @pytest.fixture
-def pruned(model, tokens):
-    wn.prune(model, tokens)
-    return model
-
-
-@pytest.fixture
-def text():
-    return torch.randint(3, 96, (24, 12), generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture
 def adapted(pruned, text):
     return wn.recover(pruned, text, steps=6, batch_size=2, learning_rate=1e-2).model
 

@@ -21,17 +21,6 @@ from wanda_nb.recovery import training
 FAST = {"steps": 6, "batch_size": 2, "learning_rate": 1e-2}
 
 
-@pytest.fixture
-def pruned(model, tokens):
-    wn.prune(model, tokens)
-    return model
-
-
-@pytest.fixture
-def text():
-    return torch.randint(3, 96, (24, 12), generator=torch.Generator().manual_seed(5))
-
-
 def zeros(model):
     return [layer.weight == 0 for block in wn.decoder_blocks(model) for layer in wn.linear_layers(block).values()]
 

@@ -14,8 +14,8 @@ PLACES = {"_name_or_path", "architectures", "transformers_version"}
 def identity(model) -> str:
     """A sha256 over the model's class, config, adapter settings and every byte of its state: 64 hexadecimal digits.
 
-    Two models share it if and only if they compute the same; their folder and device do not matter. It takes about
-    0.6 s per GiB on one core. Raises ValueError for weights on the meta device, which have no bytes.
+    Two models that share it compute the same. Their folder and device do not matter. It takes about 0.6 s per GiB on
+    one core. Raises ValueError for weights on the meta device, which have no bytes.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     config = {key: value for key, value in model.config.to_dict().items() if key not in PLACES}
