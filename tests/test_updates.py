@@ -372,7 +372,7 @@ def test_one_factor_serves_layers_that_read_the_same(model, tokens, monkeypatch)
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"update": "twice"}, "update='twice': expected None, 'one-shot' or 'iterative'"),
+        ({"update": "twice"}, "update='twice': expected None, 'one-shot', 'iterative' or 'least-squares'"),
         ({"method": "sparsegpt", "group": "output"}, "Leave group out, or use update='one-shot'"),
         ({"method": "wanda", "group": "output", "update": "iterative"}, "compares 128 columns at a time"),
         ({"group": "rows", "update": "iterative"}, "group='rows': expected one of"),

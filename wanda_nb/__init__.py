@@ -23,7 +23,7 @@ from .recovery.recover import Recovery, recover
 from .reporting.records import measured, published
 from .reporting.report import Report
 from .scores import magnitude_score, ria_score, wanda_score
-from .updates import inverse_factor, obs_prune
+from .updates import inverse_factor, least_squares, obs_prune, output_error
 
 try:
     __version__ = version("wanda-nb")
@@ -44,6 +44,7 @@ __all__ = [
     "evaluation_tokens",
     "first_hidden_states",
     "inverse_factor",
+    "least_squares",
     "linear_layers",
     "load_compressed",
     "load_model",
@@ -54,6 +55,7 @@ __all__ = [
     "model_folder",
     "nm_mask",
     "obs_prune",
+    "output_error",
     "owl_sparsity",
     "paired_difference",
     "perplexity",

@@ -11,9 +11,9 @@ import torch
 from .capture import InputGrams, InputNorms
 from .masks import GROUPS, check_group, check_sparsity, nm_mask, parse_pattern, prune_mask
 from .scores import magnitude_score, ria_score, wanda_score
-from .updates import BLOCK, inverse_factor, obs_prune, obs_score
+from .updates import BLOCK, inverse_factor, least_squares, obs_prune, obs_score, output_error
 
-UPDATES = (None, "one-shot", "iterative")
+UPDATES = (None, "one-shot", "iterative", "least-squares")
 
 
 class Method(NamedTuple):
@@ -59,6 +59,8 @@ class Plan(NamedTuple):
             mask = self.select(self.scored(W, statistic), block)
             W.masked_fill_(mask, 0)
             return mask, {}
+        if self.update == "least-squares":
+            return None, self.solve(W, statistic, block, factors)
         factor, damping = factors(statistic)
         W.copy_(self.updated(W, statistic, factor, block))
         return None, {"damping": damping}
@@ -93,6 +95,18 @@ class Plan(NamedTuple):
         return obs_prune(W, factor, choose=choose, step=self.nm[1] if self.nm else BLOCK)
 
 
+    def solve(self, W, gram, block: int, factors: Factors) -> dict:
+        """Give W (out, in), in place, the method's mask and the kept weights of least squares under it."""
+        if self.score:
+            mask = self.select(self.scored(W, gram.diagonal().sqrt()), block)
+        else:  # SparseGPT chooses while it updates
+            mask = self._replace(update="iterative").updated(W, gram, factors(gram)[0], block) == 0
+        new, steps = least_squares(W, gram, mask)
+        errors = {"error before": output_error(W, W.masked_fill(mask, 0), gram), "error": output_error(W, new, gram)}
+        W.copy_(new)
+        return {**errors, "steps": steps}
+
+
 class Factors:
     """Calls inverse_factor, once for neighbouring layers that read the same input."""
 
@@ -112,11 +126,12 @@ def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group
     """
     name, method = _method(method)
     if update not in UPDATES:
-        raise ValueError(f"update={update!r}: expected None, 'one-shot' or 'iterative'.")
+        raise ValueError(f"update={update!r}: expected None, 'one-shot', 'iterative' or 'least-squares'.")
     update = update or method.update
     if group is not None:
         check_group(group)
-    if update == "iterative" and group is not None:
+    iterative = update == "iterative" or (update == "least-squares" and method.score is None)
+    if iterative and group is not None:
         raise ValueError(
             f"group={group!r} with an iterative update: it compares {BLOCK} columns at a time, over all rows. Leave "
             "group out, or use update='one-shot'."
@@ -124,7 +139,7 @@ def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group
     statistic = InputGrams if update else InputNorms if method.reads_inputs else None
     if pattern is None:
         sparsity = _checked_sparsity(sparsity, blocks)
-        group = group or ("layer" if update == "iterative" else method.group)
+        group = group or ("layer" if iterative else method.group)
         return Plan(name, method.score, sparsity, None, group, update, statistic)
     n, m = _checked_pattern(pattern, name, method, sparsity, group)
     return Plan(name, method.score, 1 - n / m, (n, m), f"{m} neighbours", update, statistic)

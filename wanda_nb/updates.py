@@ -2,7 +2,8 @@
 
 The output error of a row w of W is (w' - w) XᵀX (w' - w)ᵀ. Its inverse Hessian says which weight is cheapest to remove,
 and how the weights to its right, not yet visited, must move. This is SparseGPT (Frantar and Alistarh, 2023,
-arXiv 2301.00774), with which Wanda's paper compares, and whose update it also applies to its own masks.
+arXiv 2301.00774), with which Wanda's paper compares, and whose update it also applies to its own masks. For a mask that
+is given, least squares moves all kept weights at once, and so goes the whole way.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Ten
     Raises ValueError if that fails too.
     Introduced in notebook 05, "The Hessian".
     """
-    diagonal = gram.diagonal()
-    dead = diagonal == 0
-    mean = 1.0 if bool(dead.all()) else diagonal[~dead].mean()
+    dead, mean = _dead_and_mean(gram)
     used = damping
     while used <= max(1.0, damping):
         damped = gram.clone()
@@ -78,3 +77,59 @@ def obs_prune(
 def obs_score(W: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """w² / d², the error that removing each weight leaves after the update: (out, in), d (in,) -> (out, in)."""
     return (W / d).pow(2)
+
+
+def least_squares(
+    W: torch.Tensor,
+    gram: torch.Tensor,
+    mask: torch.Tensor,
+    damping: float = 0.01,
+    tolerance: float = 1e-2,
+    steps: int = 100,
+) -> tuple[torch.Tensor, int]:
+    """The kept weights V (out, in) float32 that minimise the output error under a mask, and how many steps that took.
+
+    Minimises ‖(V - W)X‖² + λ‖V - W‖² for each row, zero where mask (out, in) is True, by conjugate gradients on all rows
+    at once, preconditioned by the diagonal: a step is one product with gram, XᵀX (in, in). λ is the damping times the
+    mean of gram's diagonal over channels that are not dead; the kept weights of a dead channel stay as they are. Every
+    step lowers the error. The last one is where the residual has shrunk to the tolerance in all rows, or ``steps``.
+    Meng et al., *ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models*, NeurIPS
+    2024, finish their masks in this way.
+    Introduced in notebook 05, "All kept weights at once"; the paper's section 5, on weight updates.
+    """
+    _, mean = _dead_and_mean(gram)
+    H, W = gram.clone(), W.float()
+    H.diagonal().add_(damping * mean)
+    weight = 1 / H.diagonal()
+    V = W.masked_fill(mask, 0)
+    residual = ((W - V) @ H).masked_fill_(mask, 0)
+    direction = residual * weight
+    size = (residual * direction).sum(dim=1, keepdim=True)
+    enough = tolerance**2 * size
+    for step in range(steps):
+        if not bool((size > enough).any()):
+            return V, step
+        image = (direction @ H).masked_fill_(mask, 0)
+        length = (size / (direction * image).sum(dim=1, keepdim=True)).where(size > enough, 0)  # 0: the row is done
+        V += length * direction
+        residual -= length * image
+        before, size = size, (residual * residual * weight).sum(dim=1, keepdim=True)
+        direction = residual * weight + (size / before).where(before > 0, 0) * direction
+    return V, steps
+
+
+def output_error(W: torch.Tensor, V: torch.Tensor, gram: torch.Tensor) -> float:
+    """‖(V - W)X‖ / ‖WX‖ over all rows, from gram, XᵀX (in, in): what V (out, in) in place of W changes in the output.
+
+    Introduced in notebook 05, "All kept weights at once".
+    """
+    W, change = W.float(), V.float() - W.float()
+    before, after = (float(((M @ gram) * M).sum().clamp_min(0)) for M in (W, change))
+    return (after / before) ** 0.5 if before else 0.0
+
+
+def _dead_and_mean(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which channels are zero throughout, (in,) bool, and the mean of the others' diagonal: 1 if there are none."""
+    diagonal = gram.diagonal()
+    dead = diagonal == 0
+    return dead, diagonal.new_ones(()) if bool(dead.all()) else diagonal[~dead].mean()

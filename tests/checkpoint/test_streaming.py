@@ -57,6 +57,7 @@ def test_streamed_and_in_memory_are_the_same_bits(architecture, dtype, tokens, t
         {"method": "ria", "sparsity": [0.2, 0.5, 0.7]},
         {"method": "sparsegpt", "sparsity": 0.5},
         {"update": "one-shot"},
+        {"update": "least-squares", "method": "sparsegpt"},
         {"method": lambda W, norm: W.abs() * norm.sqrt(), "sparsity": 0.6},
     ],
     ids=label,

@@ -27,6 +27,7 @@ HOW = {
     "4:8": {"pattern": "4:8"},
     "sparsegpt 2:4": {"method": "sparsegpt", "pattern": "2:4"},
     "one-shot": {"update": "one-shot"},
+    "least-squares": {"update": "least-squares", "pattern": "2:4"},
     "iterative": {"update": "iterative"},
     "iterative 2:4": {"update": "iterative", "pattern": "2:4"},
     "by input": {"group": "input"},
