@@ -8,6 +8,7 @@ python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda a
 python data/measure.py thousand        the same on up to 1,000 items of each task, not 200
 python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls
 python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns
+python data/measure.py decisive FILE   four methods after 1 to 128 windows, judged on C4 and on WikiText-2
 python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
 Writes data/results/NAME.json row by row and, if it was stopped, goes on where it was; --list says how long the stored
@@ -19,7 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import ablations, figures, intervals, record, recovery, steps, wikitext, zero_shot
+from experiments import ablations, decisive, figures, intervals, record, recovery, steps, wikitext, zero_shot
 
 from wanda_nb.reporting.progress import duration
 
@@ -33,13 +34,14 @@ EXPERIMENTS = {
     "thousand": zero_shot.thousand,
     "recovery": recovery.recovery,
     "wikitext": wikitext.wikitext,
+    "decisive": decisive.decisive,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=[*EXPERIMENTS, "figures"], nargs="?")
-    parser.add_argument("source", nargs="*", metavar="FILE", help="for wikitext: where the text is")
+    parser.add_argument("source", nargs="*", metavar="FILE", help="for wikitext and decisive: where the text is")
     parser.add_argument("--list", action="store_true", help="how long the stored rows took, on which device")
     arguments = parser.parse_args()
     if arguments.list or arguments.name is None:

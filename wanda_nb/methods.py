@@ -94,7 +94,6 @@ class Plan(NamedTuple):
             return obs_prune(W, factor, mask=choose(W, factor.diagonal(), slice(None)))
         return obs_prune(W, factor, choose=choose, step=self.nm[1] if self.nm else BLOCK)
 
-
     def solve(self, W, gram, block: int, factors: Factors) -> dict:
         """Give W (out, in), in place, the method's mask and the kept weights of least squares under it."""
         if self.score:

@@ -49,9 +49,9 @@ def prune(
     group: ``"output"``, ``"input"``, ``"layer"`` or ``"running-sum"``; by default the one the method was published with
     (Wanda output, magnitude and RIA layer). A pattern or an iterative update has its own.
     update: ``"one-shot"``: choose the mask, then move the kept weights to make up (OBS); ``"iterative"``: choose it
-    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT does by itself. Either
+    128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
-    ``"least-squares"``: keep the method's mask, and move all kept weights at once to where they fit best.
+    ``"least-squares"``: keep the method's mask, and move all kept weights at once to where the output error is least.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
     device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
     batch_size: windows at a time.

@@ -89,10 +89,10 @@ def least_squares(
 ) -> tuple[torch.Tensor, int]:
     """The kept weights V (out, in) float32 that minimise the output error under a mask, and how many steps that took.
 
-    Minimises ‖(V - W)X‖² + λ‖V - W‖² for each row, zero where mask (out, in) is True, by conjugate gradients on all rows
-    at once, preconditioned by the diagonal: a step is one product with gram, XᵀX (in, in). λ is the damping times the
-    mean of gram's diagonal over channels that are not dead; the kept weights of a dead channel stay as they are. Every
-    step lowers the error. The last one is where the residual has shrunk to the tolerance in all rows, or ``steps``.
+    Minimises ‖(V - W)X‖² + λ‖V - W‖² for each row, with zeros where mask (out, in) is True, by conjugate gradients on
+    all rows at once, preconditioned by the diagonal: a step is one product with gram, XᵀX (in, in). λ is the damping
+    times the mean of gram's diagonal over channels that are not dead; the kept weights of a dead channel stay as they
+    are. Every step lowers the error; a row is done once its residual has shrunk to the tolerance, or after ``steps``.
     Meng et al., *ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models*, NeurIPS
     2024, finish their masks in this way.
     Introduced in notebook 05, "All kept weights at once"; the paper's section 5, on weight updates.

@@ -53,6 +53,15 @@ def test_evaluation_windows_follow_one_another_and_drop_the_tail():
     assert read(wn.evaluation_tokens(Letters(), ["abc", "defgh"], length=4, windows=1)) == ["abc\n"]
 
 
+def test_evaluation_windows_spread_over_the_whole_text():
+    text = ["".join(map(str, range(10)))]  # ten windows of one token
+    for windows, expected in ((1, "0"), (2, "05"), (3, "036"), (4, "0257"), (9, "012345678"), (10, "0123456789")):
+        assert "".join(read(wn.evaluation_tokens(Letters(), text, 1, windows, spread=True))) == expected
+    assert read(wn.evaluation_tokens(Letters(), text, 1, spread=True)) == list("0123456789")
+    with pytest.raises(ValueError, match="gives 10 windows"):
+        wn.evaluation_tokens(Letters(), text, 1, 11, spread=True)
+
+
 def test_too_little_text_says_how_much_there_is():
     with pytest.raises(ValueError, match=r"2 strings gives 1 windows of 4 tokens \(6 tokens in all\), 2 requested"):
         wn.evaluation_tokens(Letters(), ["ab", "cd"], length=4, windows=2)

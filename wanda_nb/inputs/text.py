@@ -90,18 +90,21 @@ def training_tokens(tokenizer, source="c4", windows: int | None = None, length: 
     return _consecutive(_joined(tokenizer, _tokenise(tokenizer, texts, prefix)), prefix, body, windows, source)
 
 
-def evaluation_tokens(tokenizer, source="wikipedia", length: int = 512, windows: int | None = None, bos=None):
-    """Consecutive windows for perplexity, LongTensor (windows, length).
+def evaluation_tokens(
+    tokenizer, source="wikipedia", length: int = 512, windows: int | None = None, bos=None, spread: bool = False
+):
+    """Windows for perplexity, one after another through the text, LongTensor (windows, length).
 
     The published protocol: all documents are joined by two newlines, tokenised once and cut into windows that do not
-    overlap; the tail is dropped. source: see ``documents``. windows: how many, from the first, by default all. bos: how
-    windows begin, see ``wanda_nb.inputs.text``. Raises ValueError if there is too little text.
+    overlap; the tail is dropped. source: see ``documents``. windows: how many, by default all: from the first, or, with
+    spread, evenly from the whole text, since a text's first windows may be easier than the rest. bos: how windows
+    begin, see ``wanda_nb.inputs.text``. Raises ValueError if there is too little text.
     Introduced in notebook 00, "Perplexity"; the protocol's traps are in notebook 06.
     """
     _positive(length=length, windows=1 if windows is None else windows)
     prefix, body = _beginning(tokenizer, bos, length)
     (ids,) = _tokenise(tokenizer, ["\n\n".join(documents(source))], prefix)
-    return _consecutive(ids, prefix, body, windows, source)
+    return _consecutive(ids, prefix, body, windows, source, spread)
 
 
 def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
@@ -165,7 +168,7 @@ def _joined(tokenizer, ids: list[list[int]]) -> list[int]:
     return [token for row in ids for token in row + end]
 
 
-def _consecutive(ids: list[int], prefix: list[int] | None, body: int, windows: int | None, source) -> torch.Tensor:
+def _consecutive(ids: list[int], prefix, body: int, windows: int | None, source, spread: bool = False) -> torch.Tensor:
     available = len(ids) // body
     requested = available if windows is None else windows
     if not 0 < requested <= available:
@@ -174,7 +177,8 @@ def _consecutive(ids: list[int], prefix: list[int] | None, body: int, windows: i
             f"Too little text: {name} gives {available} windows of {body} tokens ({len(ids)} tokens in all), "
             f"{requested or 1} requested. Ask for fewer or shorter windows, or give more text."
         )
-    return _windows((ids[i * body : (i + 1) * body] for i in range(requested)), prefix)
+    numbers = (i * available // requested if spread else i for i in range(requested))
+    return _windows((ids[i * body : (i + 1) * body] for i in numbers), prefix)
 
 
 def _windows(texts, prefix: list[int] | None) -> torch.Tensor:
