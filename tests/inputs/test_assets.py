@@ -144,6 +144,8 @@ def test_the_real_pins_name_what_the_package_reads():
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "c4.utf8",
         "wiki.utf8",
+        "GEMMA_TERMS.html",
+        *(f"gemma-3-270m-q4_k_m.gguf.part0{part}" for part in range(4)),
     }
     digests = [d for wheel in assets.WHEELS.values() for d in (wheel.sha256, *wheel.members.values())]
     assert all(len(digest) == 64 and int(digest, 16) for digest in digests)

