@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import hardware
+from wanda_nb import device, hardware
 from wanda_nb.masks import is_nm
 
 
@@ -65,8 +65,8 @@ def test_sparse_kernels_give_the_same_outputs():
 @pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_the_dtype_is_one_the_device_has(monkeypatch, bf16, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
-    assert hardware.native_dtype(torch.device("cuda")) is expected
-    assert hardware.native_dtype(torch.device("cpu")) is torch.float32
+    assert device.native_dtype(torch.device("cuda")) is expected
+    assert device.native_dtype(torch.device("cpu")) is torch.float32
 
 
 class SlowMachine:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from .hardware import usable_device
+from .device import usable_device
 
 
 def world() -> tuple[int, int]:

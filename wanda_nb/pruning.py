@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from .blocks import check_weights, decoder_blocks, evaluating, is_expert, linear_layers, weight_matrix
+from .device import usable_device
 from .distributed import my_share, world
-from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows_at_a_time
+from .hardware import PeakMemory, allocator, matmul_rate, windows_at_a_time
 from .inputs.hidden_states import first_hidden_states, never_called
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from ..device import usable_device
 from ..distributed import my_share, world
 from ..files import other_place
-from ..hardware import PeakMemory, allocator, usable_device, windows_at_a_time
+from ..hardware import PeakMemory, allocator, windows_at_a_time
 from ..inputs.hidden_states import first_hidden_states
 from ..inputs.text import begin_with_bos, check_tokens
 from ..methods import Plan, make_plan

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from ..hardware import native_dtype, usable_device
+from ..device import native_dtype, usable_device
 from . import assets
 
 DEFAULT_MODEL = "smollm2-135m"
