@@ -56,9 +56,9 @@ class Mode(TorchDispatchMode):
 class Gpu(Clocks):
     """The device: its memory, its streams, and what operators do to both."""
 
-    def __init__(self, kind: str, total: int, float64: bool):
+    def __init__(self, kind: str, total: int, float64: bool, lacks: tuple[str, ...]):
         super().__init__()
-        self.device, self.total, self.float64 = torch.device(kind, 0), total, float64
+        self.device, self.total, self.float64, self.lacks = torch.device(kind, 0), total, float64, lacks
         self.alive = self.peak = self.emptied = 0  # bytes, bytes, calls of empty_cache
         self.free: int | None = None  # what the device says is free, if not the truth
         self.initialised = False
@@ -129,6 +129,8 @@ class Gpu(Clocks):
         if not there and not self.mine(made):
             return self.run_on_host(func, args, kwargs, tensors)
         self.initialised = True
+        if func.name() in self.lacks:
+            raise NotImplementedError(f"The operator '{func.name()}' is not currently implemented for {self.device}.")
         if func is aten._to_copy.default:
             return self.to(*args, **kwargs)
         if func is aten.copy_.default:
@@ -238,7 +240,7 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         "max_memory_allocated": lambda *_: gpu.peak, "reset_peak_memory_stats": reset_peak,
         "synchronize": lambda *_: gpu.wait(), "empty_cache": empty_cache, "Stream": Stream, "Event": Event,
         "stream": lambda stream: stream, "current_stream": lambda *_: Stream(number=gpu.stream),
-        "get_device_name": lambda *_: name, "get_device_capability": lambda *_: capability,
+        "get_device_name": lambda *_: name, "get_name": lambda: name, "get_device_capability": lambda *_: capability,
         "get_device_properties": lambda *_: properties, "is_bf16_supported": has_bf16,
     }  # fmt: skip
 
@@ -274,14 +276,14 @@ def set_guard(kind: str) -> None:
 
 
 @contextmanager
-def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="Pretended GPU"):
-    """A while with one device of a kind ("cuda", "xpu" or "mps") and so many bytes of memory.
+def device(kind="cuda", *, total=2**33, float64=True, lacks=(), capability=(8, 0), name="Pretended GPU"):
+    """A while with one device of a kind ("cuda", "xpu" or "mps"), so many bytes of memory, and not all operators.
 
     Raises Race at the end for memory that was freed too early, if nothing else was raised.
     """
     if kind not in GUARDS:
         set_guard(kind)
-    gpu = Gpu(kind, total, float64)
+    gpu = Gpu(kind, total, float64, lacks)
     run_thread = threading.Thread.run
 
     def run(thread):  # modes belong to threads
@@ -294,7 +296,7 @@ def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="P
     try:
         with ExitStack() as stack:
             does = offered(gpu, name, capability)
-            for module in (getattr(torch, kind), torch.accelerator):
+            for module in (getattr(torch, kind), torch.accelerator, *[torch.backends.mps] * (kind == "mps")):
                 stack.enter_context(patch.multiple(module, **{n: f for n, f in does.items() if hasattr(module, n)}))
             stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", attention))
             stack.enter_context(patch.object(threading.Thread, "run", run))

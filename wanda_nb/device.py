@@ -15,7 +15,7 @@ def best_device() -> torch.device:
 
 
 def usable_device(device) -> torch.device:
-    """The torch device of that name, ``"auto"`` for the best here. Raises ValueError if this machine does not have it."""
+    """The torch device of that name, ``"auto"`` for the best there is. Raises ValueError if it is not there."""
     try:
         usable = best_device() if device == "auto" else torch.device(device)
         torch.zeros(1, device=usable).cpu()
@@ -29,12 +29,12 @@ def usable_device(device) -> torch.device:
     return usable
 
 
-def check_dtype(dtype: torch.dtype | None, device: torch.device) -> None:
-    """Raise ValueError for float64 on a device that has none."""
-    if dtype != torch.float64:
+def check_dtypes(dtypes, device: torch.device) -> None:
+    """Raise ValueError if float64 is among the dtypes and the device has none."""
+    if torch.float64 not in dtypes:
         return
     try:
-        torch.zeros(1, dtype=dtype, device=device)
+        torch.zeros(1, dtype=torch.float64, device=device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"{device} has no float64: expected float32 weights, or device='cpu'.") from error
 

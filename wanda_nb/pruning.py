@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .blocks import check_weights, decoder_blocks, evaluating, is_expert, linear_layers, weight_matrix
-from .device import usable_device
+from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
 from .hardware import PeakMemory, allocator, matmul_rate, windows_at_a_time
 from .inputs.hidden_states import first_hidden_states, never_called
@@ -53,7 +53,8 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
-    device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
+    device: where to compute, ``"auto"`` for the best there is; with the model in CPU memory and ``"cuda"`` (or
+    ``"xpu"``, ``"mps"``), one block at a time visits the GPU.
     batch_size: windows at a time.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
@@ -67,6 +68,7 @@ def prune(
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
     compute = device or _device(blocks[0])
+    check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     shape: tuple[int, ...] = ()
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)
@@ -76,7 +78,7 @@ def prune(
         bos = begin_with_bos(model, tokens, attention_mask)
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
-    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
+    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         states = None
         if plan.statistic:
             with clock("prepare"):
