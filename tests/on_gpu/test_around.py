@@ -69,13 +69,13 @@ def test_masks_follow_the_model_to_its_device(gpu):
     assert wn.sparsity(model) == 0.5
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("gpu", "count"), [("cuda", 1), ("cuda", 2), ("xpu", 2), ("mps", 1)], indirect=["gpu"])
 def test_one_process_trains_on_one_device(count, tokens, tmp_path, gpu):
     settings = {"steps": 1, "batch_size": 2, "accumulate": 1, "learning_rate": 1e-3, "seed": 0}
-    with patch.object(torch.cuda, "device_count", lambda: count):
-        model = tiny_model().to("cuda")
+    with patch.object(torch.get_device_module(gpu.device), "device_count", lambda: count):
+        model = tiny_model().to(gpu.device)
         made = inner("trainer")[0].trainer(model, tokens, settings, tmp_path, None, [])
-    assert made.args.n_gpu == 1 and made.args.train_batch_size == 2
+    assert made.args.n_gpu == 1 and made.args.train_batch_size == 2 and made.args.device.type == gpu.device.type
 
 
 @pytest.fixture
