@@ -31,6 +31,6 @@ class Clock:
     def __call__(self, phase: str):
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":  # kernels run on after Python has returned
-            torch.cuda.synchronize(self.device)
+        if self.device.type == "cuda":  # kernels run on after Python has returned; other streams are others' time
+            torch.cuda.current_stream(self.device).synchronize()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
