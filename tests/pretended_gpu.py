@@ -56,10 +56,12 @@ class Mode(TorchDispatchMode):
 class Gpu(Clocks):
     """The device: its memory, its streams, and what operators do to both."""
 
-    def __init__(self, kind: str, total: int, float64: bool, lacks: tuple[str, ...]):
+    def __init__(self, kind: str, total: int, float64: bool, answers_wait: bool):
         super().__init__()
-        self.device, self.total, self.float64, self.lacks = torch.device(kind, 0), total, float64, lacks
+        self.answers_wait = answers_wait
+        self.device, self.total, self.float64 = torch.device(kind, 0), total, float64
         self.alive = self.peak = self.emptied = 0  # bytes, bytes, calls of empty_cache
+        self.lacks: tuple[str, ...] = ()  # operators, such as "aten::kthvalue"
         self.free: int | None = None  # what the device says is free, if not the truth
         self.initialised = False
         self.copies: list[Copy] = []
@@ -149,9 +151,9 @@ class Gpu(Clocks):
         known = {id(x.held): x for x in there}  # in place: the same tensor
         result = replace_tensors(result, lambda x: known[id(x)] if id(x) in known else self.wrap(x))
         reads, writes = self.uses(func, args, kwargs, there, result)
-        waits = makes_the_host_wait(func, there)
-        if writes or waits:  # else a view, which launches nothing
-            self.launch(reads, writes, waits)
+        answers = makes_the_host_wait(func, there)
+        if writes or answers:  # else a view, which launches nothing
+            self.launch(reads, writes, answers and self.answers_wait)
         return result
 
     def uses(self, func, args, kwargs, tensors, result) -> tuple[set[Memory], set[Memory]]:
@@ -277,14 +279,16 @@ def set_guard(kind: str) -> None:
 
 
 @contextmanager
-def device(kind="cuda", *, total=2**33, float64=True, lacks=(), capability=(8, 0), name="Pretended GPU"):
-    """A while with one device of a kind ("cuda", "xpu" or "mps"), so many bytes of memory, and not all operators.
+def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="Pretended GPU", answers_wait=True):
+    """A while with one device of a kind ("cuda", "xpu" or "mps") and so many bytes of memory.
 
+    answers_wait: whether streams may rely on the host's waiting for an answer (``item``, ``nonzero``). If not, an order
+    that nothing else asks for is a Race.
     Raises Race at the end for memory that was freed too early, if nothing else was raised.
     """
     if kind not in GUARDS:
         set_guard(kind)
-    gpu = Gpu(kind, total, float64, lacks)
+    gpu = Gpu(kind, total, float64, answers_wait)
     run_thread = threading.Thread.run
 
     def run(thread):  # modes belong to threads
