@@ -19,7 +19,7 @@ def usable_device(device) -> torch.device:
     try:
         usable = best_device() if device == "auto" else torch.device(device)
         torch.zeros(1, device=usable).cpu()
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         kind = best_device().type
         others = [] if kind == "cpu" else [f"{kind}:{index}" for index in range(torch.accelerator.device_count())]
         raise ValueError(

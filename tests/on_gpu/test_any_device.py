@@ -1,6 +1,7 @@
 """Whatever the accelerator is called: found, named, waited for, accounted for, and refused clearly."""
 
 import json
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pretended_gpu
@@ -85,6 +86,14 @@ def test_as_many_windows_at_a_time_as_the_device_has_room_for(free, tokens, gpu)
         assert windows(None, tokens, block, gpu.device) == (8192 // 12 if free is None else 1)
         buffer = inner("allocator")[0].allocator(gpu.device)((3, 4, 32), torch.float32)
         assert buffer.device.type == ("cpu" if free else gpu.device.type)
+
+
+@pytest.mark.parametrize("gpu", ["mps"], indirect=True)
+def test_a_device_in_the_machines_memory_has_no_more_free_than_the_machine(gpu, monkeypatch):
+    free_memory = inner("free_memory")[0].free_memory
+    assert free_memory(gpu.device) <= gpu.total
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=123))
+    assert free_memory(gpu.device) == free_memory(torch.device("cpu")) == 123
 
 
 @OTHERS
