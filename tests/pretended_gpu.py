@@ -222,6 +222,9 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         initialise()
         return gpu.total - gpu.alive if gpu.free is None else gpu.free, gpu.total
 
+    def no_account(*_):
+        raise RuntimeError("The allocator of mps is no DeviceAllocator.")
+
     def empty_cache():
         gpu.emptied += 1
 
@@ -232,6 +235,7 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         return gpu.alive
 
     properties = SimpleNamespace(name=name, total_memory=gpu.total, major=capability[0], minor=capability[1])
+    accounts = ("max_memory_allocated", "memory_allocated", "reset_peak_memory_stats", "get_memory_info")
     return {
         **dict.fromkeys(("init", "_lazy_init", "current_device", "current_device_index"), initialise),
         **dict.fromkeys(("set_device", "set_device_index"), initialise),
@@ -245,6 +249,7 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         "stream": lambda stream: stream, "current_stream": lambda *_: Stream(number=gpu.stream),
         "get_device_name": lambda *_: name, "get_name": lambda: name, "get_device_capability": lambda *_: capability,
         "get_device_properties": lambda *_: properties, "is_bf16_supported": has_bf16,
+        **(dict.fromkeys(accounts, no_account) if gpu.device.type == "mps" else {}),
     }  # fmt: skip
 
 

@@ -103,7 +103,12 @@ def test_times_include_the_work_of_the_device(gpu):
     def launch():
         x.add_(1)
 
+    def phase():
+        with inner("Clock")[0].Clock(gpu.device)("select"):
+            launch()
+
     for measure in (
+        phase,
         lambda: (launch(), inner("wait_for")[0].wait_for(gpu.device)),
         lambda: inner("paired_seconds")[0].paired_seconds(launch, launch, repeats=1),
         lambda: inner("_product_seconds")[0]._product_seconds(4, gpu.device, torch.float32),
@@ -192,6 +197,9 @@ def test_float64_weights_are_refused_where_there_is_none(method, tokens, tmp_pat
         assert not gpu.copied("in") and not out.exists()
         if method == "wanda":  # computed in float32, stored as it was
             wn.prune_checkpoint(dense, out, tokens, dtype=torch.float32, **how)
+        else:  # scored as it is stored
+            with pytest.raises(ValueError, match="no float64"):
+                wn.prune_checkpoint(dense, out, None, dtype=torch.float32, **how)
     assert_same(weights(model), before)
 
 
