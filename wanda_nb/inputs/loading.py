@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..hardware import native_dtype, usable_device
+from ..device import check_dtypes, native_dtype, usable_device
 from . import assets
 
 
@@ -45,9 +45,9 @@ def load_model(
     """A causal language model in eval mode and its tokenizer.
 
     name: ``"smollm2-135m"`` or ``"gemma3-270m"`` (pinned, need no model hub), a hub id, or a local folder.
-    device: where the model goes.
+    device: where the model goes; ``"auto"``: to the best device there is.
     dtype: of its weights; by default one that the device computes in natively: float32 on a CPU, bfloat16 on a GPU that
-    has it, else float16 (a T4).
+    has it, else float16 (a T4, a Mac's).
     revision: a commit or tag on the hub.
     accept_terms: whether you have read and accept the terms that ``"gemma3-270m"`` comes under.
     Raises OSError if the model cannot be loaded, PermissionError, which says where the terms are, if they are not
@@ -56,6 +56,7 @@ def load_model(
     Introduced in notebook 00, "A real model".
     """
     device = usable_device(device)
+    check_dtypes([dtype], device)
     source = _pinned_folder(name, accept_terms) if name in PINNED else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
