@@ -9,6 +9,7 @@ python data/measure.py thousand        the same on up to 1,000 items of each tas
 python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls
 python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns
 python data/measure.py decisive FILE   four methods after 1 to 128 windows, judged on C4 and on WikiText-2
+python data/measure.py updates         each mask without an update, with OBS and with least squares
 python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
 Writes data/results/NAME.json row by row and, if it was stopped, goes on where it was; --list says how long the stored
@@ -20,7 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import ablations, decisive, figures, intervals, record, recovery, steps, wikitext, zero_shot
+from experiments import ablations, decisive, figures, intervals, record, recovery, steps, updates, wikitext, zero_shot
 
 from wanda_nb.reporting.progress import duration
 
@@ -35,6 +36,7 @@ EXPERIMENTS = {
     "recovery": recovery.recovery,
     "wikitext": wikitext.wikitext,
     "decisive": decisive.decisive,
+    "updates": updates.updates,
 }
 
 
