@@ -38,46 +38,6 @@ def by_the_trace(H, share):
     return H + share * torch.trace(H) * torch.eye(len(H))
 
 
-def by_solving(w, H):
-    return w * w / torch.linalg.solve(H, torch.eye(len(H), dtype=H.dtype)).diagonal()
-
-
-def by_trying(w, H):
-    """Removes each, moves the others as the formula says, and measures."""
-    inverse = torch.linalg.inv(H.double())
-    moves = [-w[q].double() / inverse[q, q] * inverse[:, q] for q in range(len(w))]
-    return torch.stack([move @ H.double() @ move for move in moves])
-
-
-def cost_in_numpy(w, H):
-    return w.numpy() ** 2 / np.diag(np.linalg.inv(H.numpy()))
-
-
-def diagonal_of_H(w, H):
-    return w**2 / torch.diag(H)
-
-
-def inverse_of_diagonal(w, H):
-    return w**2 / torch.diag(1 / torch.diag(H)).diagonal()
-
-
-def no_square(w, H):
-    return w / H.inverse().diagonal()
-
-
-def as_in_1992(w, H):
-    return 0.5 * w**2 / H.inverse().diagonal()
-
-
-def hessian_with_two(w, H):
-    return w**2 / torch.inverse(2 * H).diagonal()
-
-
-def through_the_triangle(w, H):
-    U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
-    return w**2 / U.diagonal() ** 2
-
-
 def by_normal_equations(w, mask, X):
     kept = (~mask).nonzero()[:, 0]
     H = X.T @ X
@@ -144,6 +104,144 @@ def only_the_move(w, mask, X):
     return best_in_numpy(w, mask, X) - w.numpy()
 
 
+def plain(W, H, mask, steps, *, residual=None):
+    V = W.masked_fill(mask, 0)
+    R = ((W - V) @ H).masked_fill(mask, 0) if residual is None else residual(W, V, H, mask)
+    D = R
+    for _ in range(steps):
+        HD = (D @ H).masked_fill(mask, 0)
+        bend = (D * HD).sum(1, keepdim=True)
+        alpha = torch.where(bend > 0, (R * D).sum(1, keepdim=True) / bend, 0)
+        V, R = V + alpha * D, R - alpha * HD
+        beta = torch.where(bend > 0, -(R * HD).sum(1, keepdim=True) / bend, 0)
+        D = R + beta * D
+    return V
+
+
+def preconditioned(W, H, mask, steps):
+    d = H.diagonal()
+    V = W * ~mask
+    R = ((W - V) @ H) * ~mask
+    Z = R / d
+    P, rz = Z.clone(), (R * Z).sum(1, keepdim=True)
+    for _ in range(steps):
+        Q = (P @ H) * ~mask
+        alpha = rz / (P * Q).sum(1, keepdim=True).clamp_min(1e-30)
+        V, R = V + alpha * P, R - alpha * Q
+        Z = R / d
+        new = (R * Z).sum(1, keepdim=True)
+        P, rz = Z + new / rz.clamp_min(1e-30) * P, new
+    return V
+
+
+def row_by_row(W, H, mask, steps):
+    """With the gradient recomputed, in numpy, on the kept channels of each row."""
+    V = np.zeros(W.shape)
+    for row, (w, gone) in enumerate(zip(W.double().numpy(), mask.numpy(), strict=True)):
+        k = np.flatnonzero(~gone)
+        A, b, v = H.double().numpy()[np.ix_(k, k)], H.double().numpy()[k] @ w, w[k].copy()
+        d, old = np.zeros(len(k)), 1.0
+        for _ in range(steps):
+            r = b - A @ v
+            if np.abs(r).max() < 1e-12:
+                break
+            d = r + (r @ r / old if d.any() else 0) * d
+            v, old = v + r @ r / (d @ A @ d) * d, r @ r
+        V[row, k] = v
+    return V
+
+
+def not_guarded(W, H, mask, steps, of_rows=lambda M: M.sum(dim=1, keepdim=True), masked=True, share=lambda new: new):
+    V = W.masked_fill(mask, 0)
+    R = ((W - V) @ H).masked_fill(mask, 0)
+    D = R.clone()
+    for _ in range(steps):
+        HD = D @ H
+        if masked:
+            HD[mask] = 0
+        before = of_rows(R * R)
+        alpha = before / of_rows(D * HD)
+        V += alpha * D
+        R = R - alpha * HD
+        D = R + share(of_rows(R * R) / before) * D
+    return V
+
+
+def guarded(W, H, mask, steps, **how):
+    """As above, but rows with nothing to do are left out."""
+    busy = mask.any(dim=1)
+    V = W.clone()
+    V[busy] = not_guarded(W[busy], H, mask[busy], steps, **how)
+    return V
+
+
+def only_masked(W, H, mask, steps):
+    return W * ~mask
+
+
+def free_residual(W, H, mask, steps):
+    return plain(W, H, torch.zeros_like(mask), steps, residual=lambda W, V, H, _: (W - W * ~mask) @ H) + (W * ~mask - W)
+
+
+def zeroed_in_the_end(W, H, mask, steps):
+    return free_residual(W, H, mask, steps).masked_fill(mask, 0)
+
+
+def only_the_first(W, H, mask, steps):
+    return guarded(W, H, mask, steps, masked=False)
+
+
+def steepest_descent(W, H, mask, steps):
+    return guarded(W, H, mask, steps, share=lambda new: 0)
+
+
+def whole_direction(W, H, mask, steps):
+    return guarded(W, H, mask, steps, share=lambda new: 1)
+
+
+def share_upside_down(W, H, mask, steps):
+    return guarded(W, H, mask, steps, share=lambda new: 1 / new)
+
+
+def one_step_for_all(W, H, mask, steps):
+    return guarded(W, H, mask, steps, of_rows=torch.sum)
+
+
+def uphill(W, H, mask, steps):
+    V = W.masked_fill(mask, 0)
+    R = ((V - W) @ H).masked_fill(mask, 0)
+    D, size = R, (R * R).sum(1, keepdim=True)
+    for _ in range(steps):
+        HD = (D @ H).masked_fill(mask, 0)
+        alpha = torch.where(size > 0, size / (D * HD).sum(1, keepdim=True), 0)
+        V, R, before = V + alpha * D, R + alpha * HD, size
+        size = (R * R).sum(1, keepdim=True)
+        D = R + torch.where(before > 0, size / before, 0) * D
+    return V
+
+
+def from_zero(W, H, mask, steps):
+    return plain(W, H, mask, steps, residual=lambda W, V, H, mask: (W @ H).masked_fill(mask, 0)) - W * ~mask
+
+
+def residual_of_zero(W, H, mask, steps):
+    return plain(W, H, mask, steps, residual=lambda W, V, H, mask: (W @ H).masked_fill(mask, 0))
+
+
+def mask_upside_down(W, H, mask, steps):
+    return plain(W, H, ~mask, steps)
+
+
+def solved_exactly(W, H, mask, steps):
+    return torch.stack([dense_row(w, gone, H) for w, gone in zip(W, mask, strict=True)])
+
+
+def dense_row(w, gone, H):
+    new, k = torch.zeros_like(w), (~gone).nonzero()[:, 0]
+    new[k] = torch.linalg.inv(H[k][:, k]) @ H[k] @ w
+    return new
+
+
 EXERCISES = {
     "ex05a": {
         "check": checks.damped,
@@ -157,18 +255,6 @@ EXERCISES = {
         ],
     },
     "ex05b": {
-        "check": checks.removal_cost,
-        "right": [by_solving, by_trying, cost_in_numpy],
-        "wrong": [
-            (diagonal_of_H, "you divided by the diagonal of H"),
-            (inverse_of_diagonal, "Wanda's score, squared"),
-            (no_square, "did not square"),
-            (as_in_1992, "half of it"),
-            (hessian_with_two, "twice as much"),
-            (through_the_triangle, "the triangle U"),
-        ],
-    },
-    "ex05c": {
         "check": checks.best_weights,
         "right": [by_normal_equations, best_in_numpy, with_multipliers],
         "wrong": [
@@ -179,6 +265,26 @@ EXERCISES = {
             (one_after_the_other, "moves of single removals"),
             (only_to_the_right, "only weights to the right"),
             (only_the_move, "Return the new weights"),
+        ],
+    },
+    "ex05c": {
+        "check": checks.conjugate_gradients,
+        "right": [plain, preconditioned, row_by_row],
+        "wrong": [
+            (only_masked, "the kept weights did not move"),
+            (not_guarded, "divides 0 by 0"),
+            (free_residual, "did not mask the residual at all"),
+            (only_the_first, "only your first residual"),
+            (zeroed_in_the_end, "zeroed them in the end"),
+            (mask_upside_down, "upside down"),
+            (steepest_descent, "steepest descent"),
+            (share_upside_down, "the share is upside down"),
+            (whole_direction, "all of the direction before"),
+            (one_step_for_all, "one step length"),
+            (uphill, "uphill"),
+            (from_zero, "you began at 0"),
+            (residual_of_zero, "the first residual is that of 0"),
+            (solved_exactly, "you solved each row exactly"),
         ],
     },
 }

@@ -8,12 +8,13 @@ from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share, merge_under_mask
 from .scores import disagree, my_wanda_score, row_mask
-from .updates import best_weights, damped, removal_cost
+from .updates import best_weights, conjugate_gradients, damped
 
 __all__ = [
     "best_weights",
     "bootstrap",
     "clear_winner",
+    "conjugate_gradients",
     "damped",
     "disagree",
     "lora_linear",
@@ -28,7 +29,6 @@ __all__ = [
     "perplexity_from_logits",
     "prune_blocks",
     "published_starts",
-    "removal_cost",
     "reproduced",
     "row_mask",
     "streaming_norm",

@@ -73,9 +73,9 @@ def _draw(expected: torch.Tensor, got: torch.Tensor) -> None:
 
 
 def same(got, expected, tolerance: float = 1e-4) -> bool:
-    """Equal up to rounding, in float64: tensors of one shape, or numbers."""
+    """Equal up to rounding, in float64: tensors of one shape, or numbers. NaN equals NaN: a mistake may make them."""
     got, expected = (torch.as_tensor(value).double() for value in (got, expected))
-    return got.shape == expected.shape and torch.allclose(got, expected, rtol=tolerance, atol=tolerance * 1e-2)
+    return got.shape == expected.shape and torch.allclose(got, expected, tolerance, tolerance * 1e-2, equal_nan=True)
 
 
 def _agrees(mistaken: Callable, case: tuple, got, tolerance: float) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of notebook 05: damping, the price of a weight, and the best that the others can do."""
+"""Checks of notebook 05: damping, the best that the kept weights can do, and conjugate gradients for all rows."""
 
 from __future__ import annotations
 
@@ -61,47 +61,6 @@ def damped(function, graded: bool = False) -> None:
     done("05.1", "the same λ on the whole diagonal, and nowhere else", graded)
 
 
-def _price(w, H):
-    return w.pow(2) / torch.linalg.inv(H.double()).diagonal()
-
-
-REMOVAL_COST = {
-    "you multiplied by the diagonal of H: Wanda's score, squared. First invert the whole H, then take the diagonal.": (
-        lambda w, H: w.pow(2) * H.diagonal()
-    ),
-    "you divided by the diagonal of H. Divide by the diagonal of its inverse.": lambda w, H: w.pow(2) / H.diagonal(),
-    "you multiplied by the diagonal of the inverse. Divide by it.": (
-        lambda w, H: w.pow(2) * torch.linalg.inv(H).diagonal()
-    ),
-    "you did not square the weight.": lambda w, H: w / torch.linalg.inv(H).diagonal(),
-    "you took the size of the weight, not its square.": lambda w, H: w.abs() / torch.linalg.inv(H).diagonal(),
-    "half of it: with H = XᵀX, without the 2 of the second derivative, no 1/2 is left.": lambda w, H: _price(w, H) / 2,
-    "twice as much: with H = XᵀX, without the 2 of the second derivative, no 2 is left.": lambda w, H: 2 * _price(w, H),
-    "this is the root of the error. Square it.": lambda w, H: _price(w, H).sqrt(),
-    "you divided by the squared diagonal of the triangle U. That is right only where all columns to the left are "
-    "settled. Take the diagonal of the inverse itself.": (
-        lambda w, H: (w / inverse_factor(H, damping=0.0)[0].diagonal()).pow(2)
-    ),
-}
-
-
-def removal_cost(function, graded: bool = False) -> None:
-    """Exercise 05.2: ``function(w, H)`` -> (in,): the error that removing each weight leaves after the best update.
-
-    w (in,), H = XᵀX (in, in). graded: on more cases. AssertionError, naming the mistake. Used in notebook 05,
-    "Exercise 05.2".
-    """
-    draw = torch.Generator().manual_seed(4 if graded else 3)
-    cases = [(torch.tensor([2.0, 4]), torch.tensor([[10.0, 6], [6, 4]]))]
-    cases += [(torch.randn(6, generator=draw), _gram(40, 6, seed=3))]
-    if graded:
-        w = torch.randn(24, generator=draw, dtype=torch.float64)
-        cases += [(w, _gram(200, 24, seed=4, dtype=torch.float64)), (torch.tensor([-3.0, 0, 1]), _gram(9, 3, seed=5))]
-        cases += [(torch.tensor([3.0]), torch.tensor([[4.0]]))]
-    judge(function, cases, _price, REMOVAL_COST, tolerance=1e-3)
-    done("05.2", "w², divided by the diagonal of the inverse", graded)
-
-
 def _least_squares(w, mask, X, target=None):
     new, kept = torch.zeros_like(w, dtype=torch.float64), X[:, ~mask].double()
     new[~mask] = torch.linalg.lstsq(kept, X.double() @ w.double() if target is None else target.double()).solution
@@ -137,10 +96,10 @@ BEST_WEIGHTS = {
 
 
 def best_weights(function, graded: bool = False) -> None:
-    """Exercise 05.3: ``function(w, mask, X)`` -> (in,): the kept weights that come closest to X @ w, the others 0.
+    """Exercise 05.2: ``function(w, mask, X)`` -> (in,): the kept weights that come closest to X @ w, the others 0.
 
     w (in,), mask (in,) bool, True = removed, X (tokens, in) with more tokens than channels. graded: on more cases.
-    AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.3".
+    AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.2".
     """
     draw = torch.Generator().manual_seed(6 if graded else 5)
     mask = torch.tensor([False, True, True, False, True, False])
@@ -152,4 +111,99 @@ def best_weights(function, graded: bool = False) -> None:
         cases += [(torch.randn(4, generator=draw), torch.arange(4) != one, _related(30, 4, seed=8)) for one in (0, 3)]
         cases += [(torch.randn(5, generator=draw), torch.zeros(5, dtype=torch.bool), _related(30, 5, seed=9))]
     judge(function, cases, _least_squares, BEST_WEIGHTS, tolerance=2e-3)
-    done("05.3", "the kept weights make up for all removed ones at once", graded)
+    done("05.2", "the kept weights make up for all removed ones at once", graded)
+
+
+def _in_steps(W, H, mask, steps, *, masked=(True, True), share=None, guarded=True, start=None, sign=1, rows=None):
+    """Conjugate gradients on all rows at once; every keyword is a way to get it wrong."""
+    W, H, kept = W.double(), H.double(), (~mask).double()
+    first, later = (kept if one else torch.ones_like(kept) for one in masked)
+    of_row = rows or (lambda M: M.sum(dim=1, keepdim=True))
+    share = share or (lambda size, before: size / before)
+    V = W * kept if start is None else start(W)
+    residual = sign * ((W - V) @ H) * first
+    direction, size = residual, of_row(residual * residual)
+    for _ in range(steps):
+        image = direction @ H * later
+        length, before = size / of_row(direction * image), size
+        length = length.where(size > 0, 0) if guarded else length
+        V, residual = V + length * direction, residual - sign * length * image
+        size = of_row(residual * residual)
+        ratio = share(size, before)
+        direction = residual + (ratio.where(before > 0, 0) if guarded else ratio) * direction
+    return V
+
+
+def _dense(W, H, mask, steps):
+    V = torch.zeros_like(W)
+    for row, removed in enumerate(mask):
+        V[row, ~removed] = torch.linalg.solve(H[~removed][:, ~removed], H[~removed] @ W[row])
+    return V
+
+
+def _from_the_dense_output(W, H, mask, steps):
+    alone = W.masked_fill(mask, 0)
+    return alone + _in_steps(W, H, mask, steps, start=torch.zeros_like)
+
+
+CONJUGATE_GRADIENTS = {
+    "the kept weights did not move. Update them in each step.": lambda W, H, mask, steps: W.masked_fill(mask, 0),
+    "a row that has arrived divides 0 by 0. Give it a step of length 0.": (
+        lambda *given: _in_steps(*given, guarded=False)
+    ),
+    "removed weights came back: you did not mask the residual at all. It must be 0 where the mask is True.": (
+        lambda *given: _in_steps(*given, masked=(False, False))
+    ),
+    "removed weights came back: only your first residual was masked. Mask each product with H as well.": (
+        lambda *given: _in_steps(*given, masked=(True, False))
+    ),
+    "you let the removed weights move and zeroed them in the end. Mask the residual in each step.": (
+        lambda W, H, mask, steps: _in_steps(W, H, mask, steps, masked=(False, False)).masked_fill(mask, 0)
+    ),
+    "the mask is upside down. True marks a weight that is removed.": (
+        lambda W, H, mask, steps: _in_steps(W, H, ~mask, steps)
+    ),
+    "each direction is the residual alone: steepest descent, which zigzags. Add a share of the direction before.": (
+        lambda *given: _in_steps(*given, share=lambda size, before: 0 * size)
+    ),
+    "the share is upside down. Divide the new squared residual by the old one.": (
+        lambda *given: _in_steps(*given, share=lambda size, before: before / size)
+    ),
+    "all of the direction before was added. Add a share of it, so that the two are conjugate.": (
+        lambda *given: _in_steps(*given, share=lambda size, before: torch.ones_like(size))
+    ),
+    "all rows share one step length. Each row is a problem of its own: sum over dim=1.": (
+        lambda *given: _in_steps(*given, rows=torch.sum)
+    ),
+    "uphill: the residual has the wrong sign. It is what is missing, W - V, times H.": (
+        lambda *given: _in_steps(*given, sign=-1)
+    ),
+    "you began at 0. Begin with the kept weights as they are.": lambda *given: _in_steps(*given, start=torch.zeros_like),
+    "the first residual is that of 0, not of the masked weights. It is (W - V) @ H.": _from_the_dense_output,
+    "you solved each row exactly. Take as many steps as you are told, for all rows at once.": _dense,
+}
+
+
+def conjugate_gradients(function, graded: bool = False) -> None:
+    """Exercise 05.3: ``function(W, H, mask, steps)`` -> (out, in): least squares under a mask, all rows, in steps.
+
+    W (out, in), H (in, in), positive definite, mask (out, in) bool, True = removed. Preconditioned or not, and in
+    whichever form of the two formulas: cases are solved to the end, or have a diagonal of ones. graded: on more cases.
+    AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.3".
+    """
+    draw = torch.Generator().manual_seed(8 if graded else 7)
+
+    def case(rows, channels, steps, equal=False):
+        H = _gram(10 * channels, channels, seed=channels, dtype=torch.float64)
+        size = H.diagonal().sqrt()
+        H = H / size / size[:, None] if equal else H
+        mask = torch.rand(rows, channels, generator=draw) < 0.5
+        mask[0], mask[1:, :2] = False, torch.tensor([True, False])  # nothing to do in row 0, something in all others
+        return torch.randn(rows, channels, generator=draw, dtype=torch.float64), H, mask, steps
+
+    two = torch.tensor([[2.0, 4]]), torch.tensor([[10.0, 6], [6, 4]]), torch.tensor([[True, False]]), 1
+    cases = [two, case(4, 8, steps=8), case(3, 10, steps=2, equal=True)]
+    if graded:
+        cases += [case(6, 20, steps=20), case(5, 16, steps=3, equal=True), case(2, 6, steps=0)]
+    judge(function, cases, _in_steps, CONJUGATE_GRADIENTS, tolerance=1e-3)
+    done("05.3", "every row comes to its least squares, all rows at once", graded)

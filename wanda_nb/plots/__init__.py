@@ -11,7 +11,7 @@ from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four
 from .quickstart import perplexity_bars, removed_weights
 from .recovery import lost_shares, merged_corners, recovery_curves
 from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
-from .updates import correlations, error_valley, seconds_and_perplexity, update_against_tokens
+from .updates import correlations, error_by_steps, error_valley, update_against_tokens, updates_of_masks
 
 __all__ = [
     "COLORS",
@@ -24,6 +24,7 @@ __all__ = [
     "channel_norms",
     "comparison_groups",
     "correlations",
+    "error_by_steps",
     "error_valley",
     "explored",
     "groups_of_four",
@@ -53,11 +54,11 @@ __all__ = [
     "row_sparsity",
     "score_by_group",
     "score_plane",
-    "seconds_and_perplexity",
     "style",
     "task_accuracies",
     "two_four_format",
     "update_against_tokens",
+    "updates_of_masks",
     "weights_and_norms",
     "worked_example",
 ]

@@ -49,7 +49,7 @@ def norm_power(layer_errors, perplexities):
     Series {power: perplexity}. Used in notebook 08, "Your own score".
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
-    colors = (COLORS["wanda"], COLORS["2:4"], "#7b5ea7")
+    colors = (COLORS["wanda"], COLORS["2:4"], COLORS["sparsegpt"])
     for (name, errors), color in zip(layer_errors.items(), colors, strict=False):
         left.plot(errors, "o-", markersize=4, color=color, label=name.rpartition(".")[2])
         left.plot(errors.idxmin(), errors.min(), "o", markersize=11, mfc="none", mec=color, mew=1.5)
@@ -99,13 +99,12 @@ def perplexity_by_sparsity(rows, dense: float):
     dense: the perplexity of the unpruned model. Used in notebook 08, "How much can go?".
     """
     figure, (axes, close) = plt.subplots(1, 2, figsize=(7, 4.2), width_ratios=[2.2, 1])
-    colors = {"sparsegpt": "#7b5ea7", **COLORS}
     for method, runs in rows.groupby("method", sort=False):
         by_sparsity = runs.groupby("sparsity")["perplexity"]
         middle = by_sparsity.median()
-        axes.plot(middle, "o-", markersize=5, color=colors[method], label=method)
+        axes.plot(middle, "o-", markersize=5, color=COLORS[method], label=method)
         if runs["seed"].nunique() > 1:
-            axes.fill_between(middle.index, by_sparsity.min(), by_sparsity.max(), color=colors[method], alpha=0.3, lw=0)
+            axes.fill_between(middle.index, by_sparsity.min(), by_sparsity.max(), color=COLORS[method], alpha=0.3, lw=0)
     for level, text, side in ((dense, "dense", "top"), (2 * dense, "twice dense", "bottom")):
         axes.axhline(level, color=COLORS["dense"], linewidth=1.2, linestyle="--", zorder=0)
         axes.text(0.805, level, text, ha="right", va=side, color=COLORS["dense"], fontsize=11)
@@ -121,8 +120,8 @@ def perplexity_by_sparsity(rows, dense: float):
         at_share = rows[rows["sparsity"] == share].set_index("method")["perplexity"]
         for aside, method in ((-0.15, "wanda"), (0.15, "sparsegpt")):
             ratio, x = at_share[[method]] / at_share[["wanda"]].median(), place + aside
-            close.vlines(x, ratio.min(), ratio.max(), color=colors[method], linewidth=7, alpha=0.3)
-            close.plot([x] * len(ratio), ratio, "o", color=colors[method], markersize=6)
+            close.vlines(x, ratio.min(), ratio.max(), color=COLORS[method], linewidth=7, alpha=0.3)
+            close.plot([x] * len(ratio), ratio, "o", color=COLORS[method], markersize=6)
     close.axhline(1, color=COLORS["wanda"], linewidth=1, linestyle="--", zorder=0)
     close.set_xlim(-0.5, 1.5)
     close.set_xticks([0, 1], ["50%", "60%"])

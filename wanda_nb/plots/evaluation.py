@@ -31,13 +31,12 @@ def perplexity_intervals(table, dense):
     Used in notebook 06, "How sure are we?".
     """
     figure, axes = plt.subplots(figsize=(7, 4))
-    colors = {"sparsegpt": "#7b5ea7", **COLORS}
     for place, (method, rows) in enumerate(table.groupby("method", sort=False)):
         rows = rows.sort_values("sparsity")
         x = rows["sparsity"] + 0.008 * (place - 1)  # aside, so that bars do not hide each other
         errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
         axes.errorbar(
-            x, rows["value"], yerr=errors, fmt="o-", color=colors[method], markersize=5, capsize=4, label=method
+            x, rows["value"], yerr=errors, fmt="o-", color=COLORS[method], markersize=5, capsize=4, label=method
         )
     axes.axhspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
     axes.axhline(dense[0], color=COLORS["dense"], linewidth=1.2, linestyle="--")
@@ -98,7 +97,7 @@ def task_accuracies(tables: dict):
     tasks = list(next(iter(tables.values())).index)
     figure, axes = plt.subplots(figsize=(7, 4.6))
     for place, (model, table) in enumerate(tables.items()):
-        color = next((c for name, c in COLORS.items() if name in model), "#7b5ea7")
+        color = next((c for name, c in COLORS.items() if name in model), COLORS["sparsegpt"])
         rows = [row + 0.22 * (place - (len(tables) - 1) / 2) for row in range(len(tasks))]
         axes.errorbar(
             table["acc"], rows, xerr=2 * table["acc ±"], fmt="o", color=color, markersize=6, capsize=3, label=model
@@ -124,17 +123,16 @@ def pattern_perplexities(table, dense):
     dense: (value, low, high) of the unpruned model. Draws the rows there are, for notebook 06 and its WikiText-2.
     """
     patterns = list(dict.fromkeys(table["pattern"]))
-    colors = {"sparsegpt": "#7b5ea7", **COLORS}
     methods = [method for method in ("magnitude", "wanda", "sparsegpt") if method in set(table["method"])]
     figure, axes = plt.subplots(figsize=(7, 1.6 + 0.75 * max(1, len(patterns))))
     for place, method in enumerate(methods):
         rows = table[table["method"] == method]
         y = [patterns.index(pattern) + 0.24 * (place - 1) for pattern in rows["pattern"]]
         errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-        axes.errorbar(rows["value"], y, xerr=errors, fmt="o", color=colors[method], capsize=4, label=method)
+        axes.errorbar(rows["value"], y, xerr=errors, fmt="o", color=COLORS[method], capsize=4, label=method)
         for value, high, at in zip(rows["value"], rows["high"], y, strict=True):
             text = f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-            axes.text(high * 1.06, at, text, va="center", color=colors[method], fontsize=11)
+            axes.text(high * 1.06, at, text, va="center", color=COLORS[method], fontsize=11)
     axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
     axes.axvline(dense[0], color=COLORS["dense"], linestyle="--", label=f"dense: {dense[0]:.3g}")
     axes.set_xscale("log")

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from .look import COLORS
 
-METHODS = {"magnitude": COLORS["magnitude"], "wanda": COLORS["wanda"], "sparsegpt": "#7b5ea7"}
+METHODS = {method: COLORS[method] for method in ("magnitude", "wanda", "sparsegpt")}
 GRADES = {"A": "o", "B": "s", "C": "^"}
 
 

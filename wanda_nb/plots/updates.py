@@ -8,10 +8,10 @@ from .look import COLORS, REMOVED
 
 
 def error_valley(gram, dense, removed, updated):
-    """The output error over the two weights of a row, as a map, with three rows (2,) marked on it.
+    """The output error over the two weights of a row, as a map with its floor, and three rows (2,) marked on it.
 
     gram: XᵀX (2, 2). dense: the row as it was; removed: its first weight at zero; updated: the second moved as well.
-    Used in notebook 05, "Motivation".
+    The floor is the best weight 1 for each weight 0. Used in notebook 05, "Motivation".
     """
     import torch
 
@@ -22,6 +22,9 @@ def error_valley(gram, dense, removed, updated):
     axes.contourf(first, second, error, levels=[0, 4, 20, 40, 80, 160, 1e9], cmap="Blues", vmin=-60, vmax=250)
     lines = axes.contour(first, second, error, levels=[4, 20, 40, 80, 160], colors="#44525a", linewidths=1)
     axes.clabel(lines, fmt="%g", fontsize=11)
+    ends = torch.tensor([-1.3, 4.2])
+    axes.plot(ends, dense[1] - gram[0, 1] / gram[1, 1] * (ends - dense[0]), color="black", linewidth=1.5)
+    axes.text(3.5, 1.9, "floor", ha="left", va="bottom")
     axes.axvline(0, color=REMOVED, linewidth=2, linestyle="--")
     white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2}
     axes.text(-0.08, 8.85, "weight 0\nremoved", color=REMOVED, ha="right", va="top")
@@ -33,7 +36,7 @@ def error_valley(gram, dense, removed, updated):
         axes.plot(*row, "o", markersize=10, color=color, markeredgecolor="white")
         axes.annotate(text, row, xytext=(13, 0), textcoords="offset points", va="center", color=color, bbox=white)
     axes.annotate("", updated, removed, arrowprops={"arrowstyle": "-|>", "color": COLORS["wanda"], "lw": 2}, zorder=1)
-    axes.set(xlabel="weight 0", ylabel="weight 1", title="Squared output error: in the valley, weight 1 takes over")
+    axes.set(xlabel="weight 0", ylabel="weight 1", ylim=(0.5, 9), title="Squared output error, by the two weights of the row")
     return figure
 
 
@@ -51,60 +54,78 @@ def correlations(grams: dict, columns: int = 192):
         axes.set_xticks(range(0, columns + 1, 64))
         axes.set_yticks(range(0, columns + 1, 64))
     panels[0].set_ylabel("input channel")
-    figure.suptitle("Related channels left, nearly unrelated ones right", fontsize=13)
+    figure.suptitle("How much two input channels have in common", fontsize=13)
     figure.colorbar(image, ax=panels, label="|cosine| of two channels", shrink=0.8)
     return figure
 
 
-def update_against_tokens(tables: dict):
-    """Error with the update over error without it, against the number of calibration tokens.
+def error_by_steps(tables: dict):
+    """Relative output error after each step of conjugate gradients, beside the mask alone and OBS on the same mask.
 
-    tables: {layer: DataFrame with columns tokens, calibration, held-out, damped}, a panel each.
-    Used in notebook 05, "One real layer".
+    tables: {layer: Series of errors by the number of steps, with attrs "mask alone" and "OBS"}, a panel each.
+    Used in notebook 05, "All kept weights at once".
     """
-    figure, panels = plt.subplots(1, len(tables), figsize=(7, 4), sharey=True)
-    lines = {
-        "calibration": ("o-", COLORS["dense"], "calibration text"),
-        "held-out": ("s-", COLORS["magnitude"], "held-out text"),
-        "damped": ("D--", COLORS["wanda"], "held-out text, damping 1"),
-    }
-    for axes, (title, table) in zip(panels, tables.items(), strict=True):
-        for column, (marker, color, label) in lines.items():
-            axes.plot(table["tokens"], table[column], marker, color=color, markersize=5, label=label)
-        axes.axhline(1, color="black", linewidth=1, zorder=0)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(table["tokens"]), [f"{count}" for count in table["tokens"]], fontsize=11)
-        axes.minorticks_off()
-        axes.set(title=title, xlabel="calibration tokens")
-    top = max(float(table["held-out"].max()) for table in tables.values())
-    panels[0].set_ylim(0, 1.15 * top)
-    panels[0].text(table["tokens"].iloc[-1], 1.02, "above: it hurts", fontsize=11, ha="right", va="bottom")
-    panels[0].set_ylabel("error with update / without")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.suptitle("Few tokens: good on calibration text, bad on new text", fontsize=13)
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=11, handlelength=1.8, columnspacing=1)
+    figure, panels = plt.subplots(1, len(tables), figsize=(7, 3.6), sharey=True)
+    for axes, (title, errors) in zip(panels, tables.items(), strict=True):
+        for name, line in (("mask alone", "--"), ("OBS", ":")):
+            axes.axhline(errors.attrs[name], color=COLORS["wanda"], linestyle=line, linewidth=1.6)
+            axes.text(errors.index.max(), errors.attrs[name], name, ha="right", va="bottom", color=COLORS["wanda"])
+        axes.plot(errors, "D-", color=COLORS["wanda"], markersize=5)
+        axes.set(title=title, xlabel="steps", xlim=(-0.5, errors.index.max() + 0.5))
+    panels[0].set(ylabel="output error, calibration tokens", ylim=(0, None))
+    figure.suptitle("Least squares under Wanda's 2:4 mask, step by step", fontsize=13)
     return figure
 
 
-def seconds_and_perplexity(table, dense: float):
-    """What each method costs and gives: a DataFrame with columns method, seconds and perplexity, a point each.
+def update_against_tokens(tables: dict):
+    """Error with least squares over error without it, against the number of calibration tokens.
 
-    dense: the perplexity of the model before pruning. Used in notebook 05, "The whole model".
+    tables: {layer: DataFrame, a row a number of tokens, a column a text on which it is judged}, a panel each.
+    Used in notebook 05, "One real layer".
     """
-    figure, axes = plt.subplots(figsize=(7, 3.6))
-    colors = (COLORS["wanda"], COLORS["2:4"], COLORS["magnitude"])
-    for color, (_, row) in zip(colors, table.iterrows(), strict=False):
-        axes.plot(row["seconds"], row["perplexity"], "o", markersize=11, color=color)
-        text = f"{row['method']}\n{row['seconds']:.0f} s, {row['perplexity']:.0f}"
-        below = row["method"] == table["method"].iloc[-1]  # the two slow ones are neighbours
-        at, where = (0, -11 if below else 11), {"ha": "center", "va": "top" if below else "bottom"}
-        axes.annotate(
-            text, (row["seconds"], row["perplexity"]), xytext=at, textcoords="offset points", c=color, **where
-        )
-    axes.axhline(dense, color=COLORS["dense"], linestyle="--")
-    axes.text(0.3, dense, f"dense: {dense:.0f}", color=COLORS["dense"], va="bottom")
-    axes.set_xlim(0, 1.15 * table["seconds"].max())
-    axes.set_ylim(0, 1.35 * table["perplexity"].max())
-    axes.set(xlabel="seconds to prune the whole model", ylabel="perplexity (lower is better)")
-    axes.set_title("2:4: the update buys quality with seconds")
+    figure, panels = plt.subplots(1, len(tables), figsize=(7, 4), sharey=True)
+    for axes, (title, table) in zip(panels, tables.items(), strict=True):
+        for line, (text, ratios) in zip(("o:", "s-", "^--", "v-."), table.items(), strict=False):
+            axes.plot(ratios, line, color=COLORS["wanda"], markersize=6, label=text)
+        axes.axhline(1, color="black", linewidth=1, zorder=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(table.index, [f"{count}" for count in table.index], fontsize=11)
+        axes.minorticks_off()
+        axes.set(title=title, xlabel="calibration tokens")
+    panels[0].set_ylim(0, 1.15 * max(float(table.max(axis=None)) for table in tables.values()))
+    panels[0].text(table.index[0], 1.02, "above: worse than the mask alone", fontsize=11, va="bottom")
+    panels[0].set_ylabel("error with update / without")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle("Least squares, judged on three texts", fontsize=13)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=11, handlelength=2.4, columnspacing=1)
+    return figure
+
+
+def updates_of_masks(table, dense):
+    """Perplexity with its interval: a panel a pattern, a row a mask and its update, the colour of the mask's method.
+
+    table: DataFrame with pattern, mask, update, value, low and high. dense: (value, low, high) of the unpruned model.
+    Used in notebook 05, "The whole model".
+    """
+    markers = {"mask alone": "o", "OBS": "s", "least squares": "D", "its own": "s"}
+    patterns = list(dict.fromkeys(table["pattern"]))
+    labels = list(dict.fromkeys(zip(table["mask"], table["update"], strict=True)))
+    figure, panels = plt.subplots(1, len(patterns), figsize=(7, 4.2), sharey=True)
+    for axes, pattern in zip(panels, patterns, strict=True):
+        for row in table[table["pattern"] == pattern].itertuples():
+            y, color = labels.index((row.mask, row.update)), COLORS[row.mask]
+            errors = [[row.value - row.low], [row.high - row.value]]
+            axes.errorbar(row.value, y, xerr=errors, fmt=markers[row.update], color=color, capsize=4)
+            text = f"{row.value:.0f} ({row.value / dense[0]:.1f}×)"
+            axes.text(row.value, y - 0.2, text, ha="center", va="bottom", color=color, fontsize=10)
+        axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
+        axes.axvline(dense[0], color=COLORS["dense"], linewidth=1.2, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlim(dense[0] / 1.4, 2 * table["high"].max())
+        ticks = [tick for tick in (20, 50, 100, 300, 1000, 3000) if tick < axes.get_xlim()[1]]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set(title=pattern, xlabel="perplexity (log scale)", ylim=(len(labels) - 0.5, -0.8))
+    panels[0].set_yticks(range(len(labels)), [f"{mask}: {update}" for mask, update in labels])
+    figure.suptitle(f"Each mask and what was done with it (in brackets: over dense, {dense[0]:.1f})", fontsize=13)
     return figure
