@@ -178,7 +178,9 @@ CONJUGATE_GRADIENTS = {
     "uphill: the residual has the wrong sign. It is what is missing, W - V, times H.": (
         lambda *given: _in_steps(*given, sign=-1)
     ),
-    "you began at 0. Begin with the kept weights as they are.": lambda *given: _in_steps(*given, start=torch.zeros_like),
+    "you began at 0. Begin with the kept weights as they are.": lambda *given: _in_steps(
+        *given, start=torch.zeros_like
+    ),
     "the first residual is that of 0, not of the masked weights. It is (W - V) @ H.": _from_the_dense_output,
     "you solved each row exactly. Take as many steps as you are told, for all rows at once.": _dense,
 }

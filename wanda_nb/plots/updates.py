@@ -36,7 +36,9 @@ def error_valley(gram, dense, removed, updated):
         axes.plot(*row, "o", markersize=10, color=color, markeredgecolor="white")
         axes.annotate(text, row, xytext=(13, 0), textcoords="offset points", va="center", color=color, bbox=white)
     axes.annotate("", updated, removed, arrowprops={"arrowstyle": "-|>", "color": COLORS["wanda"], "lw": 2}, zorder=1)
-    axes.set(xlabel="weight 0", ylabel="weight 1", ylim=(0.5, 9), title="Squared output error, by the two weights of the row")
+    axes.set(
+        xlabel="weight 0", ylabel="weight 1", ylim=(0.5, 9), title="Squared output error, by the two weights of the row"
+    )
     return figure
 
 
@@ -72,7 +74,8 @@ def error_by_steps(tables: dict):
             axes.text(errors.index.max(), errors.attrs[name], name, ha="right", va="bottom", color=COLORS["wanda"])
         axes.plot(errors, "D-", color=COLORS["wanda"], markersize=5)
         axes.set(title=title, xlabel="steps", xlim=(-0.5, errors.index.max() + 0.5))
-    panels[0].set(ylabel="output error, calibration tokens", ylim=(0, None))
+    highest = max(errors.attrs["mask alone"] for errors in tables.values())
+    panels[0].set(ylabel="output error, calibration tokens", ylim=(0, 1.15 * highest))
     figure.suptitle("Least squares under Wanda's 2:4 mask, step by step", fontsize=13)
     return figure
 
