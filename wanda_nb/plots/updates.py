@@ -110,9 +110,10 @@ def updates_of_masks(table, dense):
     table: DataFrame with pattern, mask, update, value, low and high. dense: (value, low, high) of the unpruned model.
     Used in notebook 05, "The whole model".
     """
-    markers = {"mask alone": "o", "OBS": "s", "least squares": "D", "its own": "s"}
-    patterns = list(dict.fromkeys(table["pattern"]))
-    labels = list(dict.fromkeys(zip(table["mask"], table["update"], strict=True)))
+    markers = {"mask alone": "o", "OBS": "s", "its own": "s", "least squares": "D"}
+    patterns = [pattern for pattern in ("50%", "4:8", "2:4") if pattern in set(table["pattern"])]
+    labels = [(mask, update) for mask in ("magnitude", "wanda", "sparsegpt") for update in markers]
+    labels = [label for label in labels if label in set(zip(table["mask"], table["update"], strict=True))]
     figure, panels = plt.subplots(1, len(patterns), figsize=(7, 4.2), sharey=True)
     for axes, pattern in zip(panels, patterns, strict=True):
         for row in table[table["pattern"] == pattern].itertuples():
@@ -120,15 +121,16 @@ def updates_of_masks(table, dense):
             errors = [[row.value - row.low], [row.high - row.value]]
             axes.errorbar(row.value, y, xerr=errors, fmt=markers[row.update], color=color, capsize=4)
             text = f"{row.value:.0f} ({row.value / dense[0]:.1f}×)"
-            axes.text(row.value, y - 0.2, text, ha="center", va="bottom", color=color, fontsize=10)
+            at, side = (row.high * 1.2, "left") if row.value < 12 * dense[0] else (row.low / 1.2, "right")
+            axes.text(at, y, text, ha=side, va="center", color=color, fontsize=10)
         axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
         axes.axvline(dense[0], color=COLORS["dense"], linewidth=1.2, linestyle="--")
         axes.set_xscale("log")
         axes.set_xlim(dense[0] / 1.4, 2 * table["high"].max())
-        ticks = [tick for tick in (20, 50, 100, 300, 1000, 3000) if tick < axes.get_xlim()[1]]
+        ticks = [tick for tick in (20, 100, 500, 2000) if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
-        axes.set(title=pattern, xlabel="perplexity (log scale)", ylim=(len(labels) - 0.5, -0.8))
+        axes.set(title=pattern, xlabel="perplexity (log scale)", ylim=(len(labels) - 0.5, -0.5))
     panels[0].set_yticks(range(len(labels)), [f"{mask}: {update}" for mask, update in labels])
     figure.suptitle(f"Each mask and what was done with it (in brackets: over dense, {dense[0]:.1f})", fontsize=13)
     return figure
