@@ -62,6 +62,7 @@ class Gpu(Clocks):
         self.device, self.total, self.float64 = torch.device(kind, 0), total, float64
         self.alive = self.peak = self.emptied = 0  # bytes, bytes, calls of empty_cache
         self.free: int | None = None  # what the device says is free, if not the truth
+        self.kept = 0  # bytes that the allocator keeps for later
         self.initialised = False
         self.copies: list[Copy] = []
         self.memories: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # storage on the device -> Memory
@@ -217,7 +218,7 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
 
     def memory_info(*_):
         initialise()
-        return gpu.total - gpu.alive if gpu.free is None else gpu.free, gpu.total
+        return gpu.total - gpu.alive - gpu.kept if gpu.free is None else gpu.free, gpu.total
 
     def empty_cache():
         gpu.emptied += 1
@@ -228,12 +229,16 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
     def alive(*_):
         return gpu.alive
 
+    def reserved(*_):
+        return gpu.alive + gpu.kept
+
     properties = SimpleNamespace(name=name, total_memory=gpu.total, major=capability[0], minor=capability[1])
     return {
         **dict.fromkeys(("init", "_lazy_init", "current_device", "current_device_index"), initialise),
         **dict.fromkeys(("set_device", "set_device_index"), initialise),
         **dict.fromkeys(("mem_get_info", "get_memory_info"), memory_info),
         **dict.fromkeys(("memory_allocated", "current_allocated_memory", "driver_allocated_memory"), alive),
+        **dict.fromkeys(("memory_reserved", "max_memory_reserved"), reserved),
         "is_available": lambda: True, "is_initialized": lambda: gpu.initialised, "device_count": lambda: 1,
         "current_accelerator": lambda *_, **__: gpu.device, "recommended_max_memory": lambda: gpu.total,
         "max_memory_allocated": lambda *_: gpu.peak, "reset_peak_memory_stats": reset_peak,

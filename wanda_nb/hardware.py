@@ -21,8 +21,11 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 8192
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU, or available in the machine for the CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Bytes that are free on a GPU, with those that torch keeps for later, or available in the machine for the CPU."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device) -> int:

@@ -5,7 +5,7 @@ from itertools import count
 import pretended_gpu
 import pytest
 import torch
-from package import HOW, LITTLE, PADDING, assert_same, at_home, block_bytes, nothing_left, text, weights
+from package import HOW, LITTLE, PADDING, assert_same, at_home, block_bytes, nothing_left, states_lie, text, weights
 from tiny import ARCHITECTURES, tiny_model, with_feed_forward
 
 import wanda_nb as wn
@@ -156,17 +156,16 @@ def test_each_block_crosses_the_bus_once(method, tokens, gpu):
 
 
 @pytest.mark.parametrize("how", ["wanda", "padding"])
-@pytest.mark.parametrize("free", [None, 10], ids=["states there", "states at home"])
-def test_what_is_alike_for_all_blocks_is_sent_once(free, how, tokens):
+@pytest.mark.parametrize("there", [True, False], ids=["states there", "states at home"])
+def test_what_is_alike_for_all_blocks_is_sent_once(there, how, tokens):
     copies, batch_size = {}, 2
     for layers in (4, 8):
-        with pretended_gpu.device() as gpu:
-            gpu.free = free
+        with pretended_gpu.device() as gpu, states_lie(there):
             model = tiny_model(num_hidden_layers=layers)
             wn.prune(model, tokens, device="cuda", batch_size=batch_size, **HOW[how])
             copies[layers] = sum(copy.way == "in" for copy in gpu.copies)
     own = len(list(wn.decoder_blocks(model)[0].parameters()))
     batches = 3 if how == "wanda" else 5  # a window with padding is one by itself
-    states = 0 if free is None else 2 * batches  # to capture and to propagate
-    masks = 0 if free is None or how == "wanda" else 2 * 2 * 3  # cos, sin and mask of those: there is no room for them
+    states = 0 if there else 2 * batches  # to capture and to propagate
+    masks = 0 if there or how == "wanda" else 2 * 2 * 3  # cos, sin and mask of those: there is no room for them
     assert copies[8] - copies[4] <= 4 * (own + states + masks)
