@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
-from collections import Counter
 from contextlib import ExitStack
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 from accelerate.utils import send_to_device
+from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .blocks import decoder_blocks, eager, evaluating, linear_layers, replaced_tensors, weight_matrix
+from .blocks import decoder_blocks, eager, linear_layers, replaced_tensors, weight_matrix
 from .capture import InputNorms
 from .hardware import activation_bytes, free_memory
 from .reporting.report import gib
@@ -60,7 +60,8 @@ class _Fused(TorchFunctionMode):
 class Pass(NamedTuple):
     """What one batch takes on its way through the model, beyond weights and hidden states."""
 
-    #: Bytes at the peak within a block whose inputs are watched, and those of the batch's hidden states.
+    #: Bytes at the peak within a block whose inputs are watched, its statistics not counted; those of the batch's
+    #: hidden states.
     block: int
     hidden: int
     #: Bytes of what several blocks are called with, and of what is for one block alone, in all blocks together.
@@ -74,17 +75,21 @@ class _Seen(Exception):
 
 @torch.no_grad()
 def dry_pass(model, windows: int, length: int, statistic=InputNorms) -> Pass:
-    """What a batch of windows takes, found by a pass whose blocks are on the meta device and compute nothing.
+    """What a batch of windows takes, found by a pass through a twin whose blocks are on the meta device.
 
     statistic: what the capture sums up, InputNorms or InputGrams. Blocks that look at values, which are not there, are
-    taken to hold the inputs and outputs of all layers at once.
+    taken to hold the inputs and outputs of all layers at once. What blocks hand on to one another besides hidden
+    states (keys and values that some share) is not counted.
     """
-    blocks, count, most, started = decoder_blocks(model), Allocations(), [], [0]
-    readers: Counter = Counter()
+    twin = _twin(model)
+    blocks, count, most, started = decoder_blocks(twin), Allocations(), [], [0]
+    given: dict[tuple, tuple] = {}  # a tensor, and the blocks that are called with it
 
     def enter(block, args, kwargs):
         others = tree_leaves((args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}))
-        readers.update({x.untyped_storage() for x in others if isinstance(x, torch.Tensor)})
+        for x in others:
+            if isinstance(x, torch.Tensor):
+                given.setdefault((x.data_ptr(), x.shape, x.dtype), (x, set()))[1].add(block)
         moved = send_to_device((args, kwargs), "meta")
         count.peak = started[0] = count.alive
         return moved
@@ -94,33 +99,39 @@ def dry_pass(model, windows: int, length: int, statistic=InputNorms) -> Pass:
         if block is blocks[-1]:
             raise _Seen
 
-    nothing = {
-        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)  # no memory, and on the CPU
-        for name, tensor in model.named_parameters(remove_duplicate=False)
-    }
-    tokens = torch.zeros(windows, length, dtype=torch.long)
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        stack.enter_context(eager(model))
-        stack.enter_context(replaced_tensors(model, nothing))
+    with eager(twin), _Fused(), count, ExitStack() as stack:
         for block in blocks:
-            tensors = chain(block.named_parameters(remove_duplicate=False), block.named_buffers())
-            stack.enter_context(replaced_tensors(block, {name: tensor.to("meta") for name, tensor in tensors}))
-            stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.enter_context(statistic(block))
-            stack.callback(block.register_forward_hook(leave).remove)
-        stack.enter_context(count)
-        stack.enter_context(_Fused())
+            for layer in linear_layers(block).values():  # statistics that earlier batches have left
+                layer(weight_matrix(layer).new_empty(1, weight_matrix(layer).shape[1]))
+            block.register_forward_pre_hook(enter, with_kwargs=True)
+            block.register_forward_hook(leave)
         try:
-            model.base_model(input_ids=tokens, use_cache=False)
+            twin.base_model(input_ids=torch.zeros(windows, length, dtype=torch.long), use_cache=False)
         except _Seen:
             pass
         except RuntimeError:
             most.append(windows * length * max(map(activation_bytes, blocks)))
-    sizes = [(storage.nbytes(), number) for storage, number in readers.items()]
-    common, own = (sum(size for size, number in sizes if (number > 1) == several) for several in (True, False))
+    common, own = (
+        sum(x.nbytes for x, readers in given.values() if (len(readers) > 1) == several) for several in (True, False)
+    )
     hidden = windows * length * model.config.get_text_config().hidden_size * model.dtype.itemsize
     return Pass(max(most), hidden, common, own)
+
+
+def _twin(model):
+    """A copy of a model that takes no memory: its blocks are on the meta device, the other weights are zeros."""
+    weights = {name: tensor.to("meta") for name, tensor in model.named_parameters(remove_duplicate=False)}
+    with replaced_tensors(model, weights):
+        twin = copy.deepcopy(model).eval()
+    for block in decoder_blocks(twin):
+        block.to("meta")
+    inside = {part for block in decoder_blocks(twin) for part in block.modules()}
+    for part in set(twin.modules()) - inside:
+        for name, weight in part.named_parameters(recurse=False):
+            zero = torch.zeros((), dtype=weight.dtype)
+            setattr(part, name, nn.Parameter(zero.expand(weight.shape), requires_grad=False))
+    return twin
 
 
 class Need(NamedTuple):
@@ -160,20 +171,27 @@ def need(model, plan, tokens, attention_mask, batch_size: int | None, there: int
         counts = attention_mask.bool()
         width = model.dtype.itemsize if model.config._attn_implementation == "eager" else 1
         calls += int((counts.any(dim=1) & ~counts.all(dim=1)).sum()) * (batch.common + length**2 * width)
-    running = there + calls + max(batch.block + batch.hidden, selection)
+    statistics = max(statistic_bytes(plan, block) for block in blocks)
+    running = there + calls + max(statistics + batch.block + batch.hidden, selection)
     beginning = starting + calls + batch.block + 4 * batch.hidden if starting else 0
-    return Need(batch.hidden * samples // windows, max(running, beginning))
+    others = max(running, beginning)
+    return Need(batch.hidden * samples // windows, others + others // 50)  # and what is too small to be counted
 
 
 def selection_bytes(plan, block) -> int:
     """The most that pruning a block's layers holds at one time: statistics, masks, a score, what ranking it takes."""
-    layers = [weight_matrix(layer) for layer in linear_layers(block).values()]
-    masks = most = 0
-    for W in layers:
-        most = max(most, masks + (_update_bytes(plan, W) if plan.update else _ranking_bytes(plan, W)))
-        masks += 0 if plan.update else W.numel()
-    statistics = sum(4 * W.shape[1] ** (2 if plan.update else 1) for W in layers) if plan.statistic else 0
-    return most + statistics
+    kept = most = 0
+    for layer in linear_layers(block).values():
+        W = weight_matrix(layer)
+        most = max(most, kept + (_update_bytes(plan, W) if plan.update else _ranking_bytes(plan, W)))
+        kept = 4 * W.shape[1] ** 2 if plan.update else kept + W.numel()  # the last factor, or all masks
+    return most + statistic_bytes(plan, block)
+
+
+def statistic_bytes(plan, block) -> int:
+    """The norms or Hessians of a block's layers."""
+    power = 2 if plan.update else 1
+    return sum(4 * weight_matrix(layer).shape[1] ** power for layer in linear_layers(block).values())
 
 
 def _ranking_bytes(plan, W: torch.Tensor) -> int:

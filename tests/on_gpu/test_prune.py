@@ -152,7 +152,10 @@ def test_each_block_crosses_the_bus_once(method, tokens, gpu):
     model = tiny_model(num_hidden_layers=8)
     wn.prune(model, text({"method": method}, tokens[:2, :6]), method, device="cuda")
     assert 1 <= gpu.copied("in") / block_bytes(model) < 1.05
-    assert 0.85 < gpu.copied("out") / block_bytes(model) < 1.05  # norms need not come home
+    assert 0.85 < gpu.copied("out") / block_bytes(model) < 1.05
+    home = sum(copy.bytes for copy in gpu.copies if copy.way == "out" and copy.where.startswith("in_memory.py"))
+    layers = [layer for block in wn.decoder_blocks(model) for layer in wn.linear_layers(block).values()]
+    assert home == sum(layer.weight.nbytes for layer in layers)  # norms have not changed
 
 
 @pytest.mark.parametrize("how", ["wanda", "padding"])
