@@ -61,6 +61,7 @@ class Gpu(Clocks):
         self.answers_wait = answers_wait
         self.device, self.total, self.float64 = torch.device(kind, 0), total, float64
         self.alive = self.peak = self.emptied = 0  # bytes, bytes, calls of empty_cache
+        self.lacks: tuple[str, ...] = ()  # operators, such as "aten::kthvalue"
         self.free: int | None = None  # what the device says is free, if not the truth
         self.kept = 0  # bytes that the allocator keeps for later
         self.initialised = False
@@ -131,6 +132,8 @@ class Gpu(Clocks):
         if not there and not self.mine(made):
             return self.run_on_host(func, args, kwargs, tensors)
         self.initialised = True
+        if func.name() in self.lacks:
+            raise NotImplementedError(f"The operator '{func.name()}' is not currently implemented for {self.device}.")
         if func is aten._to_copy.default:
             return self.to(*args, **kwargs)
         if func is aten.copy_.default:
@@ -220,6 +223,9 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         initialise()
         return gpu.total - gpu.alive - gpu.kept if gpu.free is None else gpu.free, gpu.total
 
+    def no_account(*_):
+        raise RuntimeError("The allocator of mps is no DeviceAllocator.")
+
     def empty_cache():
         gpu.emptied += 1
 
@@ -233,19 +239,22 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         return gpu.alive + gpu.kept
 
     properties = SimpleNamespace(name=name, total_memory=gpu.total, major=capability[0], minor=capability[1])
+    accounts = ("max_memory_allocated", "memory_allocated", "reset_peak_memory_stats", "get_memory_info")
     return {
         **dict.fromkeys(("init", "_lazy_init", "current_device", "current_device_index"), initialise),
         **dict.fromkeys(("set_device", "set_device_index"), initialise),
         **dict.fromkeys(("mem_get_info", "get_memory_info"), memory_info),
         **dict.fromkeys(("memory_allocated", "current_allocated_memory", "driver_allocated_memory"), alive),
         **dict.fromkeys(("memory_reserved", "max_memory_reserved"), reserved),
-        "is_available": lambda: True, "is_initialized": lambda: gpu.initialised, "device_count": lambda: 1,
+        **dict.fromkeys(("is_built", "is_available"), lambda: True),
+        "is_initialized": lambda: gpu.initialised, "device_count": lambda: 1,
         "current_accelerator": lambda *_, **__: gpu.device, "recommended_max_memory": lambda: gpu.total,
         "max_memory_allocated": lambda *_: gpu.peak, "reset_peak_memory_stats": reset_peak,
         "synchronize": lambda *_: gpu.wait(), "empty_cache": empty_cache, "Stream": Stream, "Event": Event,
         "stream": lambda stream: stream, "current_stream": lambda *_: Stream(number=gpu.stream),
-        "get_device_name": lambda *_: name, "get_device_capability": lambda *_: capability,
+        "get_device_name": lambda *_: name, "get_name": lambda: name, "get_device_capability": lambda *_: capability,
         "get_device_properties": lambda *_: properties, "is_bf16_supported": has_bf16,
+        **(dict.fromkeys(accounts, no_account) if gpu.device.type == "mps" else {}),
     }  # fmt: skip
 
 
@@ -302,7 +311,7 @@ def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="P
     try:
         with ExitStack() as stack:
             does = offered(gpu, name, capability)
-            for module in (getattr(torch, kind), torch.accelerator):
+            for module in (getattr(torch, kind), torch.accelerator, *[torch.backends.mps] * (kind == "mps")):
                 stack.enter_context(patch.multiple(module, **{n: f for n, f in does.items() if hasattr(module, n)}))
             stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", attention))
             stack.enter_context(patch.object(threading.Thread, "run", run))

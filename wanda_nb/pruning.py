@@ -18,9 +18,10 @@ from .blocks import (
     linear_layers,
     weight_matrix,
 )
+from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
 from .footprint import need
-from .hardware import PeakMemory, allocator, free_memory, matmul_rate, usable_device, windows_at_a_time
+from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
 from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states, never_called
 from .inputs.text import begin_with_bos, check_tokens
@@ -60,8 +61,7 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
-    device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU, and what
-    has changed in it comes home.
+    device: where to compute (``"auto"``: the best there is); blocks of a model in CPU memory visit it one at a time.
     batch_size: windows at a time.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
@@ -76,6 +76,7 @@ def prune(
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
     compute = device or home_of(blocks[0])
+    check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     shape: tuple[int, ...] = ()
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)
@@ -90,7 +91,7 @@ def prune(
         hidden_on = compute if needed.leaves_room(free_memory(compute)) else torch.device("cpu")
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
-    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
+    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         states = None
         if plan.statistic:
             with clock("prepare"):

@@ -9,6 +9,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from ..blocks import linear_layers, replaced_tensors
+from ..device import streams
 from ..distributed import world
 from ..methods import Plan
 from ..reporting.progress import Clock
@@ -37,7 +38,8 @@ class OnDisk:
         self._leaving: Future | None = None
         self._writing: Future | None = None
         #: The reader's and the writer's, where the device has streams.
-        self._streams = [torch.cuda.Stream(device), torch.cuda.Stream(device)] if device.type == "cuda" else None
+        self._on = streams(device)  # torch.cuda, torch.xpu …
+        self._streams = [self._on.Stream(device), self._on.Stream(device)] if self._on else None
 
     def __enter__(self):
         return self
@@ -95,7 +97,7 @@ class OnDisk:
         with self.clock("write"):
             tensors = self._to_write(index)
             masks = self._masks_of_cast_layers(index, masks)
-            ready = torch.cuda.current_stream(self.device).record_event() if self._streams else None
+            ready = self._on.current_stream(self.device).record_event() if self._streams else None
             self._wait_for_writer()
             if world()[0] == 0:
                 seconds = dict(self.clock.seconds)
@@ -137,7 +139,7 @@ class OnDisk:
         if not self._streams:
             return {name: tensor.to(self.device) for name, tensor in weights.items()}
         for tensor in weights.values():
-            tensor.record_stream(torch.cuda.current_stream(self.device))
+            tensor.record_stream(self._on.current_stream(self.device))
         return weights
 
     def _load(self, index: int, leaving: Future | None) -> dict[str, torch.Tensor]:
@@ -158,14 +160,14 @@ class OnDisk:
             return tensors
         if leaving is not None:
             wait([leaving])
-        with torch.cuda.stream(self._streams[0]):
+        with self._on.stream(self._streams[0]):
             tensors = {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
         self._streams[0].synchronize()
         return tensors
 
     def _home(self, tensors: dict[str, torch.Tensor], ready) -> dict[str, torch.Tensor]:
         """A pruned block's tensors, copied into CPU memory one by one, each of which makes room on the device."""
-        with torch.cuda.stream(self._streams[1]) if self._streams else nullcontext():
+        with self._on.stream(self._streams[1]) if self._streams else nullcontext():
             if self._streams:
                 self._streams[1].wait_event(ready)
             for name in tensors:
