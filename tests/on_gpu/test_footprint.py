@@ -15,6 +15,7 @@ SHAPES = [
     {"intermediate_size": 160},
     {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 8, "dtype": torch.bfloat16},
     {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 8, "vocab_size": 512},
+    {"vocab_size": 4096},  # the embeddings take more than the blocks
     {"hidden_size": 16, "intermediate_size": 96, "dtype": torch.bfloat16},
 ]
 METHODS = ("wanda", "magnitude", "ria", "variant", "sparsegpt", "2:4", "one-shot", "padding")
