@@ -53,9 +53,9 @@ def _lowest_of_slab(score: torch.Tensor, count: int) -> torch.Tensor:
 def lowest_of_all(score: torch.Tensor, count: int) -> torch.Tensor:
     """Mark the ``count`` lowest of all scores, ties to the earlier: (scores,) -> bool."""
     by_rows(lambda part: refuse_nan(score[part], score), score)
-    mask = torch.zeros_like(score, dtype=torch.bool)
     if count == 0:
-        return mask
+        return torch.zeros_like(score, dtype=torch.bool)
+    mask = torch.empty_like(score, dtype=torch.bool)
     score = score.to(torch.promote_types(score.dtype, torch.float32))
     threshold, below, ties = _kth_of_all(score, count), [], {}
 
