@@ -158,7 +158,7 @@ def test_the_lowest_of_all_whatever_their_order(kind, count):
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 65, 129])
 def test_the_lowest_of_few(size):
     for score in (torch.arange(float(size)).flip(0), torch.zeros(size)):
-        for count in range(size):
+        for count in sorted({0, 1, size // 2, size - 1} & set(range(size))):
             assert lowest_of_all(score, count).tolist() == lowest(score, count)
 
 

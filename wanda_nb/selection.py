@@ -95,20 +95,17 @@ def _kth_of_all(score: torch.Tensor, k: int) -> torch.Tensor:
 def _lowest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
     """Mark each score whose rank, the number of scores in its row that come before it, is below ``count``.
 
-    Each pair is compared once, a column at a time; on a CPU by numpy, which has less to do for each operator.
+    Each pair of columns is compared once; on a CPU by numpy, whose operators begin sooner than torch's.
     """
-    if score.device.type == "cpu":
-        columns = np.ascontiguousarray(score.detach().numpy().T)
-        rank = np.zeros(columns.shape, np.int8)
-    else:
-        columns = score.T.contiguous()
-        rank = torch.zeros_like(columns, dtype=torch.int8)
+    on_cpu = score.device.type == "cpu"
+    library, columns = (np, np.ascontiguousarray(score.detach().numpy().T)) if on_cpu else (torch, score.T.contiguous())
+    rank = library.zeros_like(columns, dtype=library.int8)
     for j in range(1, len(columns)):
         for i in range(j):
             earlier_first = columns[i] <= columns[j]
             rank[j] += earlier_first
             rank[i] += ~earlier_first
-    return torch.as_tensor(rank < count).T
+    return torch.as_tensor(library.stack([place < count for place in rank], 1))
 
 
 def _kth_of_rows(score: torch.Tensor, k: int) -> torch.Tensor:
