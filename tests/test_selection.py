@@ -62,6 +62,19 @@ def test_slabs_are_spread_over_threads_in_which_torch_uses_one():
     assert len({thread for thread, _ in seen}) == 2 and torch.get_num_threads() == 2
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda")
+
+
+def test_on_a_gpu_slabs_are_larger_and_come_one_after_another(monkeypatch):
+    monkeypatch.setattr(selection, "DEVICE_SLAB", 256)
+    done, here = [], threading.get_ident()
+    by_rows(lambda rows: done.append((rows, threading.get_ident())), torch.empty(10, 64).as_subclass(Elsewhere))
+    assert done == [(slice(start, start + 4), here) for start in (0, 4, 8)]
+
+
 @pytest.mark.parametrize("here", [True, False])
 def test_an_exception_in_any_thread_reaches_the_caller(here):
     def fail(rows):
@@ -153,6 +166,17 @@ def test_the_lowest_of_all_whatever_their_order(kind, count):
     elif kind == "zeros":
         score = torch.where(torch.arange(4000) % 3 == 0, 0.0, -0.0)
     assert lowest_of_all(score, count).tolist() == lowest(score, count)
+
+
+def test_slabs_may_come_in_any_order(monkeypatch):
+    def backwards(work, numbers):
+        for start in reversed(range(0, len(numbers), 30)):
+            work(slice(start, start + 30))
+
+    monkeypatch.setattr(selection, "by_rows", backwards)
+    score = ties(1, 400, 3)[0]
+    for count in (1, 50, 100, 200, 399):
+        assert lowest_of_all(score, count).tolist() == lowest(score, count)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 65, 129])
