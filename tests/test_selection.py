@@ -62,6 +62,11 @@ def test_slabs_are_spread_over_threads_in_which_torch_uses_one():
     assert len({thread for thread, _ in seen}) == 2 and torch.get_num_threads() == 2
 
 
+def test_for_one_slab_no_thread_is_started(monkeypatch):
+    monkeypatch.setattr(selection.ThreadPoolExecutor, "submit", None)
+    by_rows(lambda rows: None, torch.empty(2, 32))
+
+
 class Elsewhere(torch.Tensor):
     """A tensor that says it is on a GPU."""
 

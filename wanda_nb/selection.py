@@ -77,7 +77,7 @@ def _kth_of_all(score: torch.Tensor, k: int) -> torch.Tensor:
     numbers = score.detach().numpy()
     sample = np.sort(numbers[:: len(numbers) // SLAB | 1])
     sample[[0, -1]] = -np.inf, np.inf
-    expected, margin = len(sample) * k // len(numbers), len(sample) // 32 + 1
+    expected, margin = len(sample) * k // len(numbers), len(sample) // 32
     low, high = sample[max(expected - margin, 0)], sample[min(expected + margin, len(sample) - 1)]
     below, between = [], []
 
