@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .blocks import check_weights, decoder_blocks, evaluating, is_expert, linear_layers, weight_matrix
+from .cost import loop_flops
 from .distributed import my_share, world
 from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows_at_a_time
 from .inputs.hidden_states import first_hidden_states, never_called
@@ -80,19 +81,15 @@ def prune(
         if plan.statistic:
             with clock("prepare"):
                 seconds = _rehearse(model, blocks, tokens, attention_mask, device)
-                bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
+                flops = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden]).total
+                seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture  # one window, every block once
+                bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
         rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     if plan.statistic:
-        report.flops, report.rate, report.bos = two_passes(blocks, tokens), matmul_rate(compute, model.dtype), bos
+        report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report
-
-
-def two_passes(blocks, tokens: torch.Tensor) -> float:
-    """Floating-point operations of the linear layers, for two passes through all blocks but one through the last."""
-    sizes = [sum(weight_matrix(layer).numel() for layer in linear_layers(block).values()) for block in blocks]
-    return 2.0 * tokens.numel() * (2 * sum(sizes) - sizes[-1])
 
 
 class Place(Protocol):

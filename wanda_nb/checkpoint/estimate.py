@@ -9,8 +9,8 @@ import psutil
 import torch
 
 from ..blocks import linear_layers, weight_matrix
+from ..cost import loop_flops, windows_by_batch
 from ..hardware import activation_bytes, matmul_rate
-from ..pruning import two_passes
 from ..reporting.progress import duration
 from ..reporting.report import gib
 from .shards import FLOATS
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
     hidden: int
     #: Bytes of new files.
     disk: int
-    #: Floating-point operations of the linear layers in two passes, and seconds at this machine's measured rate.
+    #: Floating-point operations of matrix products (loop_flops), and seconds at this machine's measured rate.
     flops: float
     seconds: float
 
@@ -51,7 +51,7 @@ def estimate_pruning(skeleton: Skeleton, tokens: torch.Tensor | None, plan, batc
     if plan.statistic:
         hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
         compute = batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
-        flops = two_passes(skeleton.blocks, tokens)
+        flops = loop_flops(skeleton.model, windows_by_batch(*tokens.shape, batch_size)).total
     # The block being pruned, the one before it being written, and two copies of the next while its file is read.
     running = hidden + max(4 * block + compute, 3 * block + select)
     starting = hidden + 2 * skeleton.shards.size(skeleton.outside_blocks)
