@@ -120,6 +120,7 @@ def block_loop(blocks, states, plan, place: Place, clock, bar) -> list[dict]:
                 if block_rows is None:
                     block_rows, masks = _prune_block(index, block, states, plan, device, clock)
                     place.keep(index, block_rows, masks)
+                    del masks  # they may lie on the device
                 if propagates:
                     with clock("propagate"):
                         states.advance(index, block, device)

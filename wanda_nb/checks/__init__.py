@@ -2,8 +2,9 @@
 
 from .ablations import clear_winner, my_score
 from .activations import masked_norm, outliers, streaming_norm
+from .cost import loop_seconds, visited_gpu_bytes
 from .evaluation import bootstrap, perplexity_from_logits, unfair
-from .loop import prune_blocks, two_pass_seconds, visited_gpu_bytes
+from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share, merge_under_mask
@@ -16,6 +17,8 @@ __all__ = [
     "clear_winner",
     "damped",
     "disagree",
+    "first_misjudged",
+    "loop_seconds",
     "lora_linear",
     "lora_share",
     "masked_norm",
@@ -32,8 +35,8 @@ __all__ = [
     "reproduced",
     "row_mask",
     "streaming_norm",
+    "suspects",
     "two_four_bytes",
-    "two_pass_seconds",
     "unfair",
     "visited_gpu_bytes",
 ]

@@ -5,7 +5,7 @@ from .activations import channel_norms, loudness_by_depth, massive_activations, 
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .explorer import Explorer, explored
 from .look import COLORS, KEPT, REMOVED, style
-from .loop import block_loop, input_drift, mask_changes, paired_losses, phase_seconds
+from .loop import block_loop, by_kind, input_drift, phase_seconds, residency
 from .paper import moved_by, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, removed_weights
@@ -19,6 +19,7 @@ __all__ = [
     "REMOVED",
     "Explorer",
     "block_loop",
+    "by_kind",
     "bytes_by_sparsity",
     "calibration_curves",
     "channel_norms",
@@ -31,14 +32,12 @@ __all__ = [
     "leaderboard",
     "lost_shares",
     "loudness_by_depth",
-    "mask_changes",
     "masks_side_by_side",
     "massive_activations",
     "merged_corners",
     "moved_by",
     "norm_power",
     "one_text_many_perplexities",
-    "paired_losses",
     "pairing",
     "pattern_costs",
     "pattern_perplexities",
@@ -50,6 +49,7 @@ __all__ = [
     "published_ratios",
     "recovery_curves",
     "removed_weights",
+    "residency",
     "row_sparsity",
     "score_by_group",
     "score_plane",
