@@ -122,6 +122,14 @@ def timeline(gpu: Watched) -> list[dict]:
     return rows
 
 
+def predicted(model, tokens, batch_size: int) -> int:
+    """Bytes at the worst moment, as notebook 03 predicts them: in the MLP of propagate."""
+    config, itemsize = model.config, next(model.parameters()).element_size()
+    width, inner = config.hidden_size, config.intermediate_size
+    block = sum(layer.weight.nbytes for layer in wn.linear_layers(wn.decoder_blocks(model)[0]).values())
+    return block + itemsize * (tokens.numel() * width + (3 * inner + 4 * width) * batch_size * tokens.shape[1])
+
+
 def main() -> None:
     torch.set_num_threads(1)
     rows, runs = [], []
@@ -137,6 +145,8 @@ def main() -> None:
         found = [there for number, _, there in gpu.changes if number in BLOCKS]
         peaks = {kind: max(there[kind] for there in found) for kind in found[0]}
         row = {"row": dtype, **settings, "run": len(runs), "peak": max(sum(there.values()) for there in found)}
+        if dtype == "float32":  # in 16 bit, the squares of capture are summed in 32, which takes copies
+            row["predicted"] = predicted(model, tokens, batch_size)
         rows.append({**row, "peaks": peaks, "timeline": timeline(gpu)})
         runs.append(made)
         print(row, peaks)

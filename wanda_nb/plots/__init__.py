@@ -4,6 +4,7 @@ from .ablations import calibration_curves, leaderboard, norm_power, perplexity_b
 from .activations import channel_norms, loudness_by_depth, massive_activations, weights_and_norms
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .explorer import Explorer, explored
+from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
 from .loop import block_loop, by_kind, input_drift, phase_seconds, residency
 from .paper import moved_by, published_beside_ours, published_ratios
@@ -45,6 +46,7 @@ __all__ = [
     "perplexity_by_sparsity",
     "perplexity_intervals",
     "phase_seconds",
+    "pipeline",
     "published_beside_ours",
     "published_ratios",
     "recovery_curves",
@@ -54,6 +56,7 @@ __all__ = [
     "score_by_group",
     "score_plane",
     "seconds_and_perplexity",
+    "streamed_memory",
     "style",
     "task_accuracies",
     "two_four_format",

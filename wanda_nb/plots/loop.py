@@ -130,17 +130,21 @@ def by_kind(readings: list[dict]) -> list[dict]:
 def phase_seconds(seconds: dict, predicted: dict):
     """Where the time of a run goes: {phase: seconds}, as in a Report, as bars; those predicted as ticks.
 
-    Used in notebook 03, "Predicted against measured".
+    Used in notebook 03, "Predicted against measured", and notebook 10, "A 7B model in little memory".
     """
-    figure, axes = plt.subplots(figsize=(7, 2.5))
-    colors = {"prepare": "#b0b8bc", "capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}
-    bars = axes.barh(list(seconds), list(seconds.values()), color=[colors[phase] for phase in seconds], height=0.7)
+    figure, axes = plt.subplots(figsize=(7, 0.9 + 0.4 * len(seconds)))
+    colors = {"capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}
+    bars = axes.barh(
+        list(seconds), list(seconds.values()), color=[colors.get(phase, "#b0b8bc") for phase in seconds], height=0.7
+    )
     axes.bar_label(bars, [f"{value:.1f} s" for value in seconds.values()], padding=12)
-    rows = [list(seconds).index(phase) for phase in predicted]
-    axes.plot(list(predicted.values()), rows, "|", color="black", markersize=26, markeredgewidth=2.5, label="predicted")
+    if predicted:
+        rows = [list(seconds).index(phase) for phase in predicted]
+        ticks = {"color": "black", "markersize": 26, "markeredgewidth": 2.5}
+        axes.plot(list(predicted.values()), rows, "|", label="predicted", **ticks)
+        axes.legend(loc="lower right")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(*seconds.values(), *predicted.values()))
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="seconds", title="Where the seconds went")
-    axes.legend(loc="lower right")
     return figure
