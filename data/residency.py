@@ -104,8 +104,9 @@ def record(model, tokens, batch_size: int) -> Watched:
 def thinned(changes: list[dict]) -> list[dict]:
     """At most POINTS of the changes that show, in order: of each stretch the one with most bytes."""
     kept: list[dict] = []
+    shows = max(sum(there.values()) for there in changes) / 500
     for there in changes:
-        if not kept or there is changes[-1] or abs(sum(there.values()) - sum(kept[-1].values())) > 50_000:
+        if not kept or there is changes[-1] or abs(sum(there.values()) - sum(kept[-1].values())) > shows:
             kept.append(there)
     size = -(-len(kept) // POINTS)
     stretches = [kept[start : start + size] for start in range(0, len(kept), size)]

@@ -18,9 +18,10 @@ def pipeline(blocks: int = 4):
         for block in range(blocks):
             axes.barh(lane, 1, left=block + delay, height=0.8, color=color, edgecolor="white", linewidth=3)
             axes.text(block + delay + 0.5, lane, f"block {block + 1}", ha="center", va="center", fontsize=11)
-    axes.axvspan(2, 3, facecolor="none", edgecolor=COLORS["magnitude"], linewidth=2)
-    axes.text(2.5, 2.62, "three blocks at once", ha="center", va="top", fontsize=11, color=COLORS["magnitude"])
-    axes.set(ylim=(2.75, -0.5), xlim=(-0.05, blocks + 2.05), xticks=(), xlabel="time →")
+    red = COLORS["magnitude"]
+    axes.add_patch(plt.Rectangle((2, -0.47), 1, 2.94, facecolor="none", edgecolor=red, linewidth=2, zorder=3))
+    axes.text(3.1, 2.62, "three blocks at once", ha="center", va="top", fontsize=11, color=red)
+    axes.set(ylim=(3.05, -0.5), xlim=(-0.05, blocks + 2.05), xticks=(), xlabel="time →")
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
     return figure

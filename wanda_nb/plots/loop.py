@@ -142,7 +142,7 @@ def phase_seconds(seconds: dict, predicted: dict):
         rows = [list(seconds).index(phase) for phase in predicted]
         ticks = {"color": "black", "markersize": 26, "markeredgewidth": 2.5}
         axes.plot(list(predicted.values()), rows, "|", label="predicted", **ticks)
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper right", markerscale=0.6)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(*seconds.values(), *predicted.values()))
     axes.tick_params(axis="y", length=0)
