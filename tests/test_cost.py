@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import wanda_nb as wn
 from wanda_nb.cost import loop_flops, windows_by_batch
+from wanda_nb.reporting.progress import duration
 
 
 def counted(states, blocks):
@@ -62,3 +63,16 @@ def test_padding_is_not_computed(tokens):
 def test_batches_hold_all_windows():
     assert windows_by_batch(6, 12, 4) == [(4, 12), (2, 12)]
     assert windows_by_batch(6, 12, 6) == windows_by_batch(6, 12, 9) == [(6, 12)]
+
+
+def test_the_bar_says_how_long_it_will_take(tokens, monkeypatch):
+    """One window through every block took 30 s; the loop takes as many times that as it has operations."""
+    said = []
+    monkeypatch.setattr("wanda_nb.pruning._rehearse", lambda *_: 30.0)
+    monkeypatch.setattr("tqdm.auto.tqdm.set_description", lambda bar, text: said.append(text))
+    model = tiny_model()
+    report = wn.prune(model, tokens, batch_size=2)
+    one_window = loop_flops(model, [(1, 12)])
+    assert one_window.capture == 3 / 2 * one_window.propagate  # a whole pass of three blocks, and of two
+    assert said == [f"prune (wanda), about {duration(30 * report.flops / one_window.capture)}"]
+    assert 30 * 6 < 30 * report.flops / one_window.capture < 2 * 30 * 6

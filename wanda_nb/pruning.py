@@ -11,10 +11,20 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .blocks import check_weights, decoder_blocks, evaluating, is_expert, linear_layers, weight_matrix
+from .blocks import (
+    check_weights,
+    decoder_blocks,
+    evaluating,
+    is_expert,
+    linear_layers,
+    replaced_tensors,
+    weight_matrix,
+)
+from .capture import write_count
 from .cost import loop_flops
+from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
-from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows_at_a_time
+from .hardware import PeakMemory, allocator, matmul_rate, windows_at_a_time
 from .inputs.hidden_states import first_hidden_states, never_called
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
@@ -53,12 +63,13 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
-    device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
+    device: where to compute (``"auto"``: the best there is); blocks of a model in CPU memory visit it one at a time.
     batch_size: windows at a time.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
-    estimate of time, the first window runs through the whole dense model beforehand. An activation that overflows only
-    in a later window stops the run half-way; the message names the block.
+    estimate of time, the first window runs through the whole dense model beforehand, unless its blocks visit, which
+    would move each of them twice. An activation that overflows later stops the run half-way; the message names the
+    block, and those before it are pruned.
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
     blocks = decoder_blocks(model)
@@ -67,6 +78,7 @@ def prune(
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
     compute = device or _device(blocks[0])
+    check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     shape: tuple[int, ...] = ()
     if plan.statistic:
         check_tokens(model, tokens, attention_mask)
@@ -76,15 +88,17 @@ def prune(
         bos = begin_with_bos(model, tokens, attention_mask)
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
-    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
+    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         states = None
         if plan.statistic:
             with clock("prepare"):
-                seconds = _rehearse(model, blocks, tokens, attention_mask, device)
+                stays = not any(_travels(block, device) for block in blocks)
+                seconds = _rehearse(model, blocks, tokens, attention_mask) if stays else 0.0
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
                 flops = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden]).total
-                seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture  # one window, every block once
-                bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
+                if stays:  # the rehearsal ran one window through every block
+                    seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture
+                    bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
         rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     if plan.statistic:
@@ -146,7 +160,7 @@ def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict],
 
 
 class _InMemory:
-    """A model in memory, whose blocks visit the device in turn and return to where they were."""
+    """A model in memory, copies of whose blocks visit the device in turn; what changes there is copied home."""
 
     def __init__(self, blocks, device):
         self.blocks, self.device = blocks, device
@@ -158,12 +172,22 @@ class _InMemory:
     def visit(self, index: int):
         block = self.blocks[index]
         home = _device(block)
+        if not _travels(block, self.device):
+            yield home
+            return
+        own = {**dict(block.named_parameters(remove_duplicate=False)), **dict(block.named_buffers())}
+        there = {id(tensor): tensor.detach().to(self.device) for tensor in own.values()}
+        writes = {key: write_count(tensor) for key, tensor in there.items()}
         try:
-            if self.device is not None:
-                block.to(self.device)
-            yield self.device or home
+            with replaced_tensors(block, {name: there[id(tensor)] for name, tensor in own.items()}):
+                try:
+                    yield self.device
+                finally:
+                    for tensor in own.values():
+                        if write_count(there[id(tensor)]) != writes[id(tensor)]:
+                            tensor.copy_(there[id(tensor)])
         finally:
-            block.to(home)
+            block.to(home)  # what it has made itself
 
     def keep(self, index: int, rows: list[dict], masks: dict) -> None:
         pass  # pruned in place
@@ -190,17 +214,15 @@ def _capture(states, index, block, device, statistic):
     return sums
 
 
-def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
+def _rehearse(model, blocks, tokens, attention_mask) -> float:
     """Seconds for the first window to pass through the dense blocks. Raises ValueError if it does not stay finite."""
     if attention_mask is not None:
         has_text = attention_mask.bool().any(dim=1)  # a window that is all padding shows nothing
         tokens, attention_mask = tokens[has_text], attention_mask[has_text][:1]
     states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
-    place = _InMemory(blocks, device)
     for index, block in enumerate(blocks):
-        with place.visit(index) as compute:
-            states.advance(index, block, compute)
+        states.advance(index, block, _device(block))
         if not bool(states.hidden[0].isfinite().all()):
             raise ValueError(
                 f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
@@ -218,3 +240,9 @@ def check_widths(blocks, plan) -> None:
 
 def _device(block: nn.Module) -> torch.device:
     return next(block.parameters()).device
+
+
+def _travels(block: nn.Module, device: torch.device | None) -> bool:
+    """Whether a block has to leave its home in order to be computed on the device."""
+    home = _device(block)
+    return device is not None and (home.type != device.type or device.index not in (None, home.index))

@@ -51,7 +51,7 @@ def estimate_pruning(skeleton: Skeleton, tokens: torch.Tensor | None, plan, batc
     if plan.statistic:
         hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
         compute = batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
-        flops = loop_flops(skeleton.model, windows_by_batch(*tokens.shape, batch_size)).total
+        flops = loop_flops(skeleton.model, windows_by_batch(len(tokens), tokens.shape[1], batch_size)).total
     # The block being pruned, the one before it being written, and two copies of the next while its file is read.
     running = hidden + max(4 * block + compute, 3 * block + select)
     starting = hidden + 2 * skeleton.shards.size(skeleton.outside_blocks)

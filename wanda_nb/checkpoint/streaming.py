@@ -9,9 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from ..device import check_dtypes, missing_operators_named, usable_device
 from ..distributed import my_share, world
 from ..files import other_place
-from ..hardware import PeakMemory, allocator, usable_device, windows_at_a_time
+from ..hardware import PeakMemory, allocator, windows_at_a_time
 from ..inputs.hidden_states import first_hidden_states
 from ..inputs.text import begin_with_bos, check_tokens
 from ..methods import Plan, make_plan
@@ -23,6 +24,7 @@ from ..reporting.report import Report, gib
 from .estimate import Estimate, estimate_pruning
 from .on_disk import OnDisk
 from .resume import Run, identity, in_use
+from .shards import FLOATS
 from .skeleton import Skeleton
 
 
@@ -42,6 +44,8 @@ def _request(source, tokens, method, sparsity, attention_mask, device, batch_siz
     skeleton = Skeleton(Path(source), dtype)
     plan = make_plan(len(skeleton.blocks), method, sparsity, **choice)
     check_widths(skeleton.blocks, plan)
+    stored = {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()}
+    check_dtypes({skeleton.dtype} if plan.statistic else stored, device)
     if plan.statistic:
         check_tokens(skeleton.model, tokens, attention_mask)
     return _Request(skeleton, plan, tokens, attention_mask, batch_size, device)
@@ -116,7 +120,7 @@ def _pruned(request: _Request, destination: Path, budget, calibration) -> Report
     text = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
     bar = progress_bar(total=len(skeleton.blocks), desc=text, unit="block", silent=world()[0] > 0)
     place = OnDisk(skeleton, run, device, clock, plan)
-    with torch.no_grad(), PeakMemory(device) as memory, place, bar:
+    with torch.no_grad(), PeakMemory(device) as memory, place, bar, missing_operators_named(device):
         states = None
         with clock("prepare"), place.beginning():
             if place.to_visit and plan.statistic:

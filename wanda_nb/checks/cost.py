@@ -71,7 +71,10 @@ def visited_gpu_bytes(function, graded: bool = False) -> None:
     """
     cases = [(576, 1536, 192, 1024, 512, 4, 27_000, 11), (576, 1536, 192, 1024, 64, 2, 21_000, 9)]
     if graded:
-        cases += [(4096, 11008, 4096, 128 * 2048, 8192, 2, 150_000, 9), (8192, 28672, 1024, 262_144, 2048, 2, 4e5, 12)]
+        cases += [
+            (4096, 11008, 4096, 128 * 2048, 8192, 2, 150_000, 9),
+            (8192, 28672, 1024, 262_144, 2048, 2, 400_000, 12),
+        ]
         cases += [(64, 100, 16, 150, 50, 8, 3000, 20)]
     judge(function, cases, _visited, VISITED_GPU_BYTES, tolerance=1e-6)
     done("03.2", "one block, all hidden states, and the larger of running and selecting", graded)
@@ -117,7 +120,7 @@ LOOP_SECONDS = {
         lambda w, last, a, *others: _loop_seconds(w, last, 2 * a, *others)
     ),
     "these are operations, not seconds. Divide by the operations a second.": (
-        lambda *numbers: _loop_seconds(*numbers[:-1], 1)
+        lambda w, last, a, blocks, tokens, first, rate: _loop_seconds(w, last, a, blocks, tokens, first, 1)
     ),
 }
 

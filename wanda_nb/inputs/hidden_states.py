@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from transformers import Cache
 
 from ..blocks import decoder_blocks, eager, is_expert, linear_layers, needs_compiler, replaced_forward
 from ..capture import AllInputsSeen, InputNorms, value_reads, write_count
+from .sent import Sent
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -30,6 +30,7 @@ class HiddenStates:
     def __init__(self, hidden: list[torch.Tensor], calls: list[list[tuple]]):
         self.hidden = tuple(hidden)
         self.calls = calls
+        self._sent = Sent(calls, self.hidden[0])
 
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Replace the input of block number ``index`` by its output."""
@@ -56,7 +57,7 @@ class HiddenStates:
             orders[kind] = None if reads else sums.called
 
     def _run(self, number: int, index: int, block: nn.Module, device):
-        call = args, kwargs = send_to_device(self.calls[number][index], device)
+        call = args, kwargs = self._sent.call(number, index, device)
         before = tree_leaves(call)
         writes = [write_count(leaf) for leaf in before]
         with eager(block):

@@ -78,7 +78,8 @@ def residency(timeline: list[dict], predicted: float):
     moments, in order. predicted: bytes at the worst moment. Used in notebook 03, "What lies on the device, and when".
     """
     figure, axes = plt.subplots(figsize=(7, 4))
-    moments, heights = [], {kind: [] for kind in RESIDENTS}
+    moments: list[float] = []
+    heights: dict[str, list[float]] = {kind: [] for kind in RESIDENTS}
     start = 0.0
     for row in timeline:
         count, width = len(row["weights"]), 0.45 if row["phase"] in ("in", "out") else 1.0
