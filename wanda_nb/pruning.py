@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import pandas as pd
 import torch
-from torch import nn
 
 from .blocks import (
     check_weights,
@@ -17,14 +16,14 @@ from .blocks import (
     evaluating,
     is_expert,
     linear_layers,
-    replaced_tensors,
     weight_matrix,
 )
-from .capture import write_count
 from .cost import loop_flops
 from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
-from .hardware import PeakMemory, allocator, matmul_rate, windows_at_a_time
+from .footprint import need
+from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
+from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states, never_called
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
@@ -77,7 +76,7 @@ def prune(
     check_weights(model, blocks)
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
-    compute = device or _device(blocks[0])
+    compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     shape: tuple[int, ...] = ()
     if plan.statistic:
@@ -86,20 +85,24 @@ def prune(
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
         bos = begin_with_bos(model, tokens, attention_mask)
+    hidden_on, visits = compute, any(travels(block, device) for block in blocks)
+    if visits and compute.type != "cpu":
+        needed = need(model, plan, tokens, attention_mask, batch_size, max(map(size_of, blocks)))
+        needed.check(compute)
+        hidden_on = compute if needed.leaves_room(free_memory(compute)) else torch.device("cpu")
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         states = None
         if plan.statistic:
             with clock("prepare"):
-                stays = not any(_travels(block, device) for block in blocks)
-                seconds = _rehearse(model, blocks, tokens, attention_mask) if stays else 0.0
-                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
+                seconds = 0.0 if visits else _rehearse(model, blocks, tokens, attention_mask)
+                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on))
                 flops = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden]).total
-                if stays:  # the rehearsal ran one window through every block
+                if not visits:  # the rehearsal ran one window through every block
                     seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture
                     bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
-        rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
+        rows = block_loop(blocks, states, plan, InMemory(blocks, device), clock, bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     if plan.statistic:
         report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
@@ -159,40 +162,6 @@ def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict],
     return rows, masks
 
 
-class _InMemory:
-    """A model in memory, copies of whose blocks visit the device in turn; what changes there is copied home."""
-
-    def __init__(self, blocks, device):
-        self.blocks, self.device = blocks, device
-
-    def finished(self, index: int) -> None:
-        return None
-
-    @contextmanager
-    def visit(self, index: int):
-        block = self.blocks[index]
-        home = _device(block)
-        if not _travels(block, self.device):
-            yield home
-            return
-        own = {**dict(block.named_parameters(remove_duplicate=False)), **dict(block.named_buffers())}
-        there = {id(tensor): tensor.detach().to(self.device) for tensor in own.values()}
-        writes = {key: write_count(tensor) for key, tensor in there.items()}
-        try:
-            with replaced_tensors(block, {name: there[id(tensor)] for name, tensor in own.items()}):
-                try:
-                    yield self.device
-                finally:
-                    for tensor in own.values():
-                        if write_count(there[id(tensor)]) != writes[id(tensor)]:
-                            tensor.copy_(there[id(tensor)])
-        finally:
-            block.to(home)  # what it has made itself
-
-    def keep(self, index: int, rows: list[dict], masks: dict) -> None:
-        pass  # pruned in place
-
-
 def _capture(states, index, block, device, statistic):
     with statistic(block) as sums:
         states.capture(index, block, device, sums)
@@ -222,7 +191,7 @@ def _rehearse(model, blocks, tokens, attention_mask) -> float:
     states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
     for index, block in enumerate(blocks):
-        states.advance(index, block, _device(block))
+        states.advance(index, block, home_of(block))
         if not bool(states.hidden[0].isfinite().all()):
             raise ValueError(
                 f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
@@ -236,13 +205,3 @@ def check_widths(blocks, plan) -> None:
     for index, block in enumerate(blocks if plan.nm else ()):
         for name, layer in linear_layers(block).items():
             check_width(weight_matrix(layer).shape[1], plan.nm, f"{name} in block {index}")
-
-
-def _device(block: nn.Module) -> torch.device:
-    return next(block.parameters()).device
-
-
-def _travels(block: nn.Module, device: torch.device | None) -> bool:
-    """Whether a block has to leave its home in order to be computed on the device."""
-    home = _device(block)
-    return device is not None and (home.type != device.type or device.index not in (None, home.index))

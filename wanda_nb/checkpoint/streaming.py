@@ -83,8 +83,8 @@ def prune_checkpoint(
 
     Raises, before any work: ValueError for arguments that do not fit or a damaged checkpoint; FileExistsError for a
     destination of something else, of a run with other arguments, or of one with a score function that cannot be
-    identified; OSError for too little space or a destination in use. A value that is not finite raises ValueError at
-    its block.
+    identified; OSError for too little space or a destination in use; ValueError for too little memory on a device that
+    is not the CPU. A value that is not finite raises ValueError at its block.
     Introduced in notebook 10, "A model larger than memory"; algorithm 1 of the paper.
     """
     destination = other_place(Path(destination), Path(source))
@@ -114,17 +114,18 @@ def _pruned(request: _Request, destination: Path, budget, calibration) -> Report
     if plan.statistic:
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = run.batch_size or windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
-    estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device)
+    estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device, attention_mask, must_fit=True)
     run.begin(estimate, batch_size)
     clock = Clock(device, run.seconds)
-    text = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
+    text = f"prune ({plan.name}), {gib(estimate.device or estimate.memory)}, at least {duration(estimate.seconds)}"
     bar = progress_bar(total=len(skeleton.blocks), desc=text, unit="block", silent=world()[0] > 0)
     place = OnDisk(skeleton, run, device, clock, plan)
     with torch.no_grad(), PeakMemory(device) as memory, place, bar, missing_operators_named(device):
         states = None
         with clock("prepare"), place.beginning():
             if place.to_visit and plan.statistic:
-                allocate = allocator(device, budget, destination / f"hidden-states-{world()[0]}.tmp")
+                where = device if estimate.hidden_there else torch.device("cpu")
+                allocate = allocator(where, budget, destination / f"hidden-states-{world()[0]}.tmp")
                 states = first_hidden_states(skeleton.model, tokens, attention_mask, batch_size, allocate)
         rows = block_loop(skeleton.blocks, states, plan, place, clock, bar)
     report = Report(
@@ -163,9 +164,9 @@ def estimate_checkpoint(
     Raises ValueError for arguments that do not fit or a damaged checkpoint.
     Introduced in notebook 10, "A model larger than memory".
     """
-    skeleton, plan, tokens, _, batch_size, device = _request(
+    skeleton, plan, tokens, attention_mask, batch_size, device = _request(
         source, tokens, method, sparsity, attention_mask, device, batch_size, dtype, choice
     )
     if plan.statistic:
         batch_size = windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
-    return estimate_pruning(skeleton, tokens, plan, batch_size, device)
+    return estimate_pruning(skeleton, tokens, plan, batch_size, device, attention_mask)
