@@ -18,6 +18,7 @@ from .blocks import (
     linear_layers,
     weight_matrix,
 )
+from .cost import loop_flops
 from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
 from .footprint import need
@@ -95,21 +96,17 @@ def prune(
         states = None
         if plan.statistic:
             with clock("prepare"):
-                if not visits:
-                    seconds = _rehearse(model, blocks, tokens, attention_mask)
-                    bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
+                seconds = 0.0 if visits else _rehearse(model, blocks, tokens, attention_mask)
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on))
+                flops = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden]).total
+                if not visits:  # the rehearsal ran one window through every block
+                    seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture
+                    bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
         rows = block_loop(blocks, states, plan, InMemory(blocks, device), clock, bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     if plan.statistic:
-        report.flops, report.rate, report.bos = two_passes(blocks, tokens), matmul_rate(compute, model.dtype), bos
+        report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report
-
-
-def two_passes(blocks, tokens: torch.Tensor) -> float:
-    """Floating-point operations of the linear layers, for two passes through all blocks but one through the last."""
-    sizes = [sum(weight_matrix(layer).numel() for layer in linear_layers(block).values()) for block in blocks]
-    return 2.0 * tokens.numel() * (2 * sum(sizes) - sizes[-1])
 
 
 class Place(Protocol):

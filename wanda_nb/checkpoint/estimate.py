@@ -9,9 +9,9 @@ import psutil
 import torch
 
 from ..blocks import linear_layers, weight_matrix
+from ..cost import loop_flops, windows_by_batch
 from ..footprint import Need, need
 from ..hardware import activation_bytes, free_memory, matmul_rate
-from ..pruning import two_passes
 from ..reporting.progress import duration
 from ..reporting.report import gib
 from .shards import FLOATS
@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     hidden: int
     #: Bytes of new files.
     disk: int
-    #: Floating-point operations of the linear layers in two passes, and seconds at this machine's measured rate.
+    #: Floating-point operations of matrix products (loop_flops), and seconds at this machine's measured rate.
     flops: float
     seconds: float
     #: Bytes on the device at the peak, 0 if that is the CPU; and whether the hidden states are among them.
@@ -59,7 +59,7 @@ def estimate_pruning(
     hidden, flops = 0, 0.0
     if plan.statistic:
         hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
-        flops = two_passes(skeleton.blocks, tokens)
+        flops = loop_flops(skeleton.model, windows_by_batch(len(tokens), tokens.shape[1], batch_size)).total
     stored = max(skeleton.shards.size(names.values()) for names in skeleton.names)
     outside = 2 * skeleton.shards.size(skeleton.outside_blocks)
     there, hidden_there = 0, False

@@ -45,7 +45,7 @@ def load_model(name: str = DEFAULT_MODEL, *, device="cpu", dtype: torch.dtype | 
 def model_folder(name: str = DEFAULT_MODEL, revision=None) -> Path:
     """The folder of a model's checkpoint, downloaded if need be; name as for ``load_model``.
 
-    Raises OSError if it cannot be found or downloaded. Introduced in notebook 03, "A model larger than memory".
+    Raises OSError if it cannot be found or downloaded. Introduced in notebook 10, "A model larger than memory".
     """
     if name == DEFAULT_MODEL:
         return _default_model_folder()

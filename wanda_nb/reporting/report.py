@@ -31,7 +31,7 @@ class Report:
     #: Bytes read from disk and written to it; 0 if the model was in memory.
     read: int = 0
     written: int = 0
-    #: Floating-point operations of the linear layers in two passes, one pass for the last block.
+    #: Floating-point operations of the matrix products in capture and propagate, as loop_flops counts them.
     flops: float = 0.0
     #: Floating-point operations per second that this machine reaches on a large product, in the model's dtype.
     rate: float = 0.0
@@ -78,7 +78,7 @@ class Report:
         if self.flops:
             floor = self.flops / self.rate
             parts.append(
-                f"matrix products of two passes, at the {self.rate / 1e9:,.0f} GFLOP/s measured here: {floor:.1f} s, "
+                f"matrix products, at the {self.rate / 1e9:,.0f} GFLOP/s measured here: {floor:.1f} s, "
                 f"{floor / total:.0%} of the {total:.1f} s taken"
             )
         return " · ".join(parts)
