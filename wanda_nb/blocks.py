@@ -66,6 +66,12 @@ def decoder_blocks(model: nn.Module) -> list[nn.Module]:
     return list(next(iter(stacks.values())))
 
 
+def block_names(model: nn.Module) -> list[str]:
+    """The names of the decoder blocks in the model, such as ``model.layers.0``."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(block)] for block in decoder_blocks(model)]
+
+
 def linear_layers(block: nn.Module) -> dict[str, nn.Module]:
     """The prunable layers of a block, ``{name: nn.Linear or Conv1D}`` in the block's own order.
 

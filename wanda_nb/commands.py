@@ -54,7 +54,7 @@ def prune(arguments, device, dtype) -> None:
     if arguments.dry_run:
         return
     budget = None if arguments.budget is None else int(arguments.budget * 2**30)
-    settings |= {"budget": budget, "calibration": calibration}
+    settings |= {"budget": budget, "text": calibration}
     report = wn.prune_checkpoint(folder, arguments.destination, tokens, **settings)
     report.seconds = {"tokenise": tokenised, **report.seconds}
     say(report)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import nn
 
-from .blocks import check_weights, decoder_blocks, evaluating, is_expert, linear_layers, weight_matrix
+from .blocks import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
+from .calibration import Calibration
 from .distributed import my_share, world
 from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows_at_a_time
-from .inputs.hidden_states import first_hidden_states, never_called
+from .inputs.hidden_states import first_hidden_states
+from .inputs.statistics import Captured, looked_up
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
 from .methods import Factors, make_plan
+from .reporting.identity import model_identity
 from .reporting.progress import Clock, duration, progress_bar
 from .reporting.report import Report
 
 
 def prune(
     model,
-    tokens: torch.Tensor | None,
+    tokens: torch.Tensor | None = None,
     method: str | Callable = "wanda",
     sparsity: float | Sequence[float] | None = None,
     *,
@@ -32,6 +36,7 @@ def prune(
     group: str | None = None,
     update: str | None = None,
     attention_mask: torch.Tensor | None = None,
+    calibration: Calibration | None = None,
     device=None,
     batch_size: int | None = None,
 ) -> Report:
@@ -52,6 +57,8 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
+    calibration: what ``calibrate`` or ``load_calibration`` gave, in place of tokens: each block is pruned by what it
+    reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.
     device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
     batch_size: windows at a time.
 
@@ -66,8 +73,10 @@ def prune(
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
     compute = device or _device(blocks[0])
+    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, partial(model_identity, model))
+    reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
-    if plan.statistic:
+    if reads_text:
         check_tokens(model, tokens, attention_mask)
         shape = tuple(tokens.shape)
         tokens, attention_mask = my_share(tokens, attention_mask)
@@ -76,15 +85,17 @@ def prune(
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
-        states = None
-        if plan.statistic:
+        if reads_text:
             with clock("prepare"):
                 seconds = _rehearse(model, blocks, tokens, attention_mask, device)
                 bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
-        rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
+            inputs = Captured(states, plan.statistic, clock)
+        rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
-    if plan.statistic:
+    if inputs is not None:
+        report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
+    if reads_text:
         report.flops, report.rate, report.bos = two_passes(blocks, tokens), matmul_rate(compute, model.dtype), bos
     return report
 
@@ -104,38 +115,51 @@ class Place(Protocol):
     def visit(self, index: int) -> AbstractContextManager[torch.device]:
         """While open, have the weights of a block in memory; gives the device to compute on."""
 
-    def keep(self, index: int, rows: list[dict], masks: dict[str, torch.Tensor | None]) -> None:
-        """Store a pruned block, during its visit. masks: {layer name: mask}, None for a layer after an update."""
+    def keep(self, index: int, rows: list[dict], results: dict[str, torch.Tensor | None]) -> None:
+        """Store a block that was treated, during its visit. results: by layer name, what ``treat`` gave for it."""
 
 
-def block_loop(blocks, states, plan, place: Place, clock, bar) -> list[dict]:
+class Inputs(Protocol):
+    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
+
+    #: Whether blocks are run; and in words, for the report.
+    runs: bool
+    kind: str
+
+    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
+        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
+
+    def advance(self, index: int, block: nn.Module, device) -> None:
+        """Go on from the input of a block to its output, if blocks are run."""
+
+
+def block_loop(blocks, inputs: Inputs | None, treat: Callable, place: Place, bar) -> list[dict]:
     """Capture, select, propagate: the one loop over the blocks, for every method, place and number of processes.
 
-    states: HiddenStates of this process's windows; None for a method that reads no inputs. Returns a row for each
-    layer, for the report.
+    inputs: None for a method that reads none. treat: ``(index, block, statistics) -> (rows, results)``, what is done to
+    a block: it is pruned (``prune_block``), or its statistics are noted. Returns all rows, one for each layer.
     """
     rows = []
     for index, block in enumerate(blocks):
         block_rows = place.finished(index)
-        propagates = states is not None and block is not blocks[-1]  # nothing reads the output of the last block
+        # nothing reads the output of the last block
+        propagates = inputs is not None and inputs.runs and block is not blocks[-1]
         if block_rows is None or propagates:
             with place.visit(index) as device:
                 if block_rows is None:
-                    block_rows, masks = _prune_block(index, block, states, plan, device, clock)
-                    place.keep(index, block_rows, masks)
+                    statistics = {} if inputs is None else inputs.statistics(index, block, device)
+                    block_rows, results = treat(index, block, statistics)
+                    place.keep(index, block_rows, results)
                 if propagates:
-                    with clock("propagate"):
-                        states.advance(index, block, device)
+                    inputs.advance(index, block, device)
         rows += block_rows
         bar.update()
     return rows
 
 
-def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict], dict[str, torch.Tensor | None]]:
-    rows, masks, statistics, factors = [], {}, {}, Factors()
-    if states is not None:
-        with clock("capture"):
-            statistics = _capture(states, index, block, device, plan.statistic)
+def prune_block(plan, clock, index, block, statistics) -> tuple[list[dict], dict[str, torch.Tensor | None]]:
+    """Prune the layers of a block, in place; returns rows for the report, and masks (None after an update)."""
+    rows, masks, factors = [], {}, Factors()
     with clock("select"):
         for name, layer in linear_layers(block).items():
             start = time.perf_counter()
@@ -147,7 +171,7 @@ def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict],
     return rows, masks
 
 
-class _InMemory:
+class InMemory:
     """A model in memory, whose blocks visit the device in turn and return to where they were."""
 
     def __init__(self, blocks, device):
@@ -167,29 +191,8 @@ class _InMemory:
         finally:
             block.to(home)
 
-    def keep(self, index: int, rows: list[dict], masks: dict) -> None:
+    def keep(self, index: int, rows: list[dict], results: dict) -> None:
         pass  # pruned in place
-
-
-def _capture(states, index, block, device, statistic):
-    with statistic(block) as sums:
-        states.capture(index, block, device, sums)
-    sums.sum_over_ranks()
-    for name in linear_layers(block):
-        state = f"Blocks before {index} are already pruned"
-        if name not in sums and not is_expert(block, name):
-            raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {state}.")
-        if name not in sums:
-            raise ValueError(
-                f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
-                f"{state}. Use more calibration text, or magnitude."
-            )
-        if not bool(sums[name].isfinite().all()):
-            raise ValueError(
-                f"The input of {name} in block {index} is not finite. {state}: "
-                "load the model again. Expected finite activations: try float32 or bfloat16, or look at the text."
-            )
-    return sums
 
 
 def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
@@ -199,7 +202,7 @@ def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
         tokens, attention_mask = tokens[has_text], attention_mask[has_text][:1]
     states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
-    place = _InMemory(blocks, device)
+    place = InMemory(blocks, device)
     for index, block in enumerate(blocks):
         with place.visit(index) as compute:
             states.advance(index, block, compute)

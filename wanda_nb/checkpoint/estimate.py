@@ -37,18 +37,18 @@ class Estimate(NamedTuple):
 
 
 def estimate_pruning(skeleton: Skeleton, tokens: torch.Tensor | None, plan, batch_size: int | None, device) -> Estimate:
-    """What pruning a checkpoint by the plan will take, with ``batch_size`` windows at a time."""
+    """What pruning a checkpoint by the plan will take, with ``batch_size`` windows of tokens, if any, at a time."""
     block = max(skeleton.shards.size(names.values()) for names in skeleton.names)
     layers = [weight_matrix(layer) for layer in linear_layers(skeleton.blocks[0]).values()]
     select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
-    if plan.statistic and {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()} != {skeleton.dtype}:
+    if tokens is not None and {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()} != {skeleton.dtype}:
         select += sum(W.numel() for W in layers)  # masks, kept until the original weights are read again
         block = max(block, *(sum(t.nbytes for t in block.state_dict().values()) for block in skeleton.blocks))
     if plan.update:
         select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
     hidden = compute = 0
     flops = 0.0
-    if plan.statistic:
+    if tokens is not None:
         hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
         compute = batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
         flops = two_passes(skeleton.blocks, tokens)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import settle, sync, write_text
+from ..reporting.identity import sample
 
 RECORD = "run.json"  # of the run that wrote the folder, see resume.py
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -89,6 +90,11 @@ class Shards:
         for path, names_in_file in by_file.items():
             tensors |= read_shard(path, names_in_file)
         return tensors
+
+    def sample(self, name: str) -> torch.Tensor:
+        """A few rows of a tensor; see ``reporting.identity``."""
+        with safe_open(self.files[name], framework="pt") as file:
+            return sample(file.get_slice(name), self.shapes[name])
 
     def other_files(self) -> list[Path]:
         """The files other than weights that make the folder a model: config, tokenizer, generation settings."""

@@ -21,13 +21,17 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
     """Write the model card (README.md), and its facts for programs (pruning.json). origin: see ``provenance``."""
     shape = dict(zip(("samples", "length"), report.tokens, strict=False))
     beginning = {} if report.bos is None else {"windows begin with BOS": report.bos}
+    text = {**(calibration or {}), **shape, **beginning} if shape else None
+    if report.calibration:
+        text = report.calibration[0] if len(report.calibration) == 1 else report.calibration
     facts = {
         "method": report.method,
         "pattern": report.pattern,
         "comparison group": report.group,
         "weight update": report.update,
         "sparsity": round(zeros, 6),
-        "calibration": {**(calibration or {}), **shape, **beginning} if shape else None,
+        "activations": report.activations,
+        "calibration": text,
         **measured,
         **origin,
     }
@@ -48,4 +52,6 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
 
 
 def _words(value) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_words, value))
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
