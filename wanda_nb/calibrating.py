@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from .hardware import allocator, free_memory, usable_device, windows_at_a_time
 from .inputs.hidden_states import first_hidden_states
 from .inputs.statistics import Captured
 from .inputs.text import begin_with_bos, check_tokens
-from .pruning import InMemory, Place, block_loop
+from .pruning import InMemory, block_loop
 from .reporting.identity import model_identity, tokens_identity
 from .reporting.progress import Clock, progress_bar
 from .reporting.provenance import provenance
@@ -77,22 +77,29 @@ def calibrate(
     about = _about(model, identity, statistic, compute, text, tokens, attention_mask)
     share = my_share(tokens, attention_mask)
     batch_size = windows_at_a_time(batch_size, share[0], blocks[0], compute)
-    label, clock = f"calibrate ({statistic}, at most {gib(at_most)})", Clock(compute)
+    label = f"calibrate ({statistic}, at most {gib(at_most)})"
     bar = progress_bar(total=len(blocks), desc=label, unit="block", silent=world()[0] > 0)
     folder = None if kept is None else Path(kept)
-    with in_use(folder) if folder else nullcontext(), ExitStack() as stack:
-        notes = _Notes(about, block_names(model), folder)
+    with in_use(folder) if folder else nullcontext():
+        notes = _Notes(about, block_names(model), folder, place)
         if len(notes.parts) < len(blocks):
-            for context in (torch.no_grad(), evaluating(model), bar):
-                stack.enter_context(context)
-            if skeleton is not None:
-                place = stack.enter_context(FromDisk(skeleton, compute, clock, list(range(len(blocks)))))
             allocate = allocator(compute, budget, folder and folder / f"hidden-states-{world()[0]}.tmp")
-            with place.beginning() if skeleton else nullcontext():
-                states = first_hidden_states(model, *share, batch_size, allocate)
-            notes.place = place
-            block_loop(blocks, Captured(states, STATISTICS[statistic], clock, dense=True), _note, notes, bar)
+            with torch.no_grad(), evaluating(model), bar:
+                _run(notes, model, skeleton, compute, (*share, batch_size, allocate), STATISTICS[statistic], bar)
     return notes.whole()
+
+
+def _run(notes: _Notes, model, skeleton, compute, first, statistic: type, bar) -> None:
+    """The block loop. first: the arguments of ``first_hidden_states`` after the model."""
+    blocks, clock = decoder_blocks(model), Clock(compute)
+    with ExitStack() as stack:
+        outside: AbstractContextManager = nullcontext()
+        if skeleton is not None:
+            disk = stack.enter_context(FromDisk(skeleton, compute, clock, list(range(len(blocks)))))
+            notes.place, outside = disk, disk.beginning()
+        with outside:
+            states = first_hidden_states(model, *first)
+        block_loop(blocks, Captured(states, statistic, clock, dense=True), _note, notes, bar)
 
 
 def _check_room(blocks, statistic: str) -> int:
@@ -114,8 +121,7 @@ def _about(model, identity: dict, statistic: str, compute, text, tokens, attenti
     bos = {"windows begin with BOS": begin_with_bos(model, tokens, attention_mask)}
     text = {**(text or {}), **shape, **bos, "sha256": tokens_identity(tokens, attention_mask)}
     made = provenance(model, compute)
-    model = {key: made.pop(key) for key in ("model", "revision")}
-    about = {"model": {"name": model["model"], "revision": model["revision"], **identity}, "statistic": statistic}
+    about = {"name": made.pop("model"), "revision": made.pop("revision"), "model": identity, "statistic": statistic}
     about["texts"] = [{"text": text, "made": made}]
     try:
         return json.loads(json.dumps(about))
@@ -129,23 +135,23 @@ def _note(index: int, block, sums) -> tuple[list[dict], dict[str, torch.Tensor]]
     return rows, {name: tensor.cpu() for name, tensor in sums.sums.items()}
 
 
+def _asked(about: dict) -> list:
+    """What must be the same for a calibration to go on."""
+    return [about["model"], about["statistic"], [(text["text"], text["made"]["dtype"]) for text in about["texts"]]]
+
+
 class _Notes:
     """A `Place` that keeps the sums of each block, in memory and in a folder. Blocks come from another place."""
 
-    place: Place
-
-    def __init__(self, about: dict, names: list[str], folder: Path | None):
-        self.about, self.names, self.folder = about, names, folder
+    def __init__(self, about: dict, names: list[str], folder: Path | None, place):
+        self.about, self.names, self.folder, self.place = about, names, folder, place
         self.parts: dict[int, Calibration] = {}
         finished = [index for index in range(len(names)) if folder is not None and self._file(index).exists()]
         for index in from_first_rank(finished):
             self.parts[index] = load_calibration(self._file(index))
-            said, asked = self.parts[index].about, self.about
-            if (said["model"], said["statistic"]) != (asked["model"], asked["statistic"]) or said["texts"][0][
-                "text"
-            ] != asked["texts"][0]["text"]:
+            if _asked(self.parts[index].about) != _asked(about):
                 raise FileExistsError(
-                    f"{folder} holds an unfinished calibration of another model, text or statistic: give the same "
+                    f"{folder} holds an unfinished calibration of another model, text, dtype or statistic: give the same "
                     "arguments to go on with it, or choose another folder."
                 )
 

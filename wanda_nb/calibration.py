@@ -17,6 +17,7 @@ from .reporting.identity import difference, tensor_bytes
 from .reporting.report import gib
 
 FORMAT, VERSION = "wanda_nb calibration", 1
+IDENTITY = ("class", "config", "weights")
 
 
 class Calibration(Mapping):
@@ -30,7 +31,7 @@ class Calibration(Mapping):
     """
 
     def __init__(self, about: dict, sums: dict[str, torch.Tensor], tokens: dict[str, int]):
-        #: "model" (``model_identity`` and its name), "statistic" ("norm" or "gram"), and "texts", a dict for each.
+        #: "name" and "revision" of the model, "model" (``model_identity``), "statistic", and "texts", a dict for each.
         self.about = about
         #: Sums of squares (in,), or XᵀX (in, in), float64, by layer. Layers that read the same input share a tensor.
         self.sums = dict(zip(sums, shared(sums.values()), strict=True))
@@ -88,8 +89,9 @@ class Calibration(Mapping):
 
     def __repr__(self) -> str:
         texts = "; ".join(", ".join(f"{key} {value}" for key, value in text.items()) for text in self.texts())
+        name = self.about["name"] or self.about["model"]["class"]
         return (
-            f"{self.statistic}s of {len(self)} layers of {self.about['model'].get('name')} over "
+            f"{self.statistic}s of {len(self)} layers of {name} over "
             f"{max(self.tokens.values()):,} tokens, {gib(self.nbytes)}: {texts}"
         )
 
@@ -153,7 +155,7 @@ def load_calibration(path) -> Calibration:
         layers = about.pop("layers")
         sums = {name: tensors[stored] for name, (stored, _) in layers.items() if stored is not None}
         calibration = Calibration(about, sums, {name: int(count) for name, (_, count) in layers.items()})
-        _ = about["model"]["class"], about["model"]["weights"], calibration.texts(), calibration.statistic
+        _ = [about["name"], calibration.statistic, calibration.texts()], [about["model"][key] for key in IDENTITY]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: what it says of its sums cannot be read ({error!r}).") from error
     for name, tensor in tensors.items():

@@ -21,9 +21,7 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
     """Write the model card (README.md), and its facts for programs (pruning.json). origin: see ``provenance``."""
     shape = dict(zip(("samples", "length"), report.tokens, strict=False))
     beginning = {} if report.bos is None else {"windows begin with BOS": report.bos}
-    text = {**(calibration or {}), **shape, **beginning} if shape else None
-    if report.calibration:
-        text = report.calibration[0] if len(report.calibration) == 1 else report.calibration
+    texts = report.calibration or ([{**(calibration or {}), **shape, **beginning}] if shape else [None])
     facts = {
         "method": report.method,
         "pattern": report.pattern,
@@ -31,7 +29,7 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
         "weight update": report.update,
         "sparsity": round(zeros, 6),
         "activations": report.activations,
-        "calibration": text,
+        "calibration": texts if len(texts) > 1 else texts[0],
         **measured,
         **origin,
     }
