@@ -151,7 +151,7 @@ class _Notes:
             self.parts[index] = load_calibration(self._file(index))
             if _asked(self.parts[index].about) != _asked(about):
                 raise FileExistsError(
-                    f"{folder} holds an unfinished calibration of another model, text, dtype or statistic: give the same "
+                    f"{folder} holds part of a calibration of another model, text, dtype or statistic: give the same "
                     "arguments to go on with it, or choose another folder."
                 )
 
