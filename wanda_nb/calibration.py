@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .blocks import is_finite
 from .files import settle
 from .reporting.identity import difference, tensor_bytes
 from .reporting.report import gib
@@ -162,7 +163,7 @@ def load_calibration(path) -> Calibration:
         squares = tensor.diagonal() if tensor.ndim == 2 else tensor
         if tensor.ndim != {"norm": 1, "gram": 2}.get(calibration.statistic) or tensor.dtype != torch.float64:
             raise ValueError(f"{path}: {name} is {tuple(tensor.shape)} of {tensor.dtype}, which no sum of it is.")
-        if not bool(tensor.isfinite().all()) or bool((squares < 0).any()):
+        if not is_finite(tensor) or bool((squares < 0).any()):
             raise ValueError(f"{path}: {name} has sums of squares that are negative or not finite.")
     return calibration
 

@@ -165,7 +165,7 @@ def prune_block(plan, clock, index, block, statistics) -> tuple[list[dict], dict
             start = time.perf_counter()
             W = weight_matrix(layer)
             masks[name], extra = plan.prune_layer(W, statistics.get(name), index, factors)
-            reached = 1 - int(torch.count_nonzero(W)) / W.numel()
+            reached = 1 - int(torch.count_nonzero(W != 0)) / W.numel()
             row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": plan.sparsity_of(index)}
             rows.append({**row, "reached": reached, **extra, "select s": time.perf_counter() - start})
     return rows, masks

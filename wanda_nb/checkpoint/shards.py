@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..blocks import is_finite
 from ..files import settle, sync, write_text
 from ..reporting.identity import sample
 
@@ -130,8 +131,7 @@ def read_shard(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
 
 def check_finite(tensor: torch.Tensor, what: str, hint: str) -> None:
     """Raise ValueError if a tensor of a dtype in ``FLOATS`` holds a value that is not finite."""
-    floats = tensor.dtype in FLOATS.values() and tensor.numel()
-    if floats and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
+    if tensor.dtype in FLOATS.values() and not is_finite(tensor):
         raise ValueError(f"{what} has values that are not finite: expected finite ones. {hint}")
 
 
