@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from folders import Killed, contents, load, saved, stop_after, tensors
 from oracle import nm_mask, prune_mask
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, Experts, tiny_model, with_feed_forward
+from tiny import ARCHITECTURES, UNUSUAL, Experts, tiny_model, with_feed_forward
 
 import wanda_nb as wn
 from wanda_nb import calibrating, calibration
@@ -126,6 +127,27 @@ def test_only_sums_of_one_kind_are_added(model, tokens):
         norms + wn.calibrate(model, tokens, statistic="gram")
     with pytest.raises(ValueError, match=r"another model than LlamaForCausalLM.*rms_norm_eps \(1e-06 and 0.01\)"):
         norms + wn.calibrate(tiny_model(rms_norm_eps=1e-2), tokens)
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_feed_forward_layers_of_every_kind(kind, tokens):
+    """Experts, chunks, loops that the values decide: what hooks see in one plain pass, all windows at once."""
+    model = with_feed_forward(UNUSUAL[kind])
+    found = wn.calibrate(model, tokens, batch_size=len(tokens))
+    with ExitStack() as stack, torch.no_grad():
+        norms = [stack.enter_context(wn.InputNorms(block)) for block in wn.decoder_blocks(model)]
+        model(input_ids=tokens)
+    expected = {f"model.layers.{index}.{name}": n[name] for index, n in enumerate(norms) for name in n}
+    assert expected.keys() == set(found)
+    for name, norm in expected.items():
+        torch.testing.assert_close(found[name], norm, rtol=1e-4, atol=0)
+
+
+def test_a_model_in_training_is_calibrated_as_it_is_used(tokens):
+    model = tiny_model(attention_dropout=0.5).train()
+    model.model.layers[1].eval()
+    assert equal(wn.calibrate(model, tokens), wn.calibrate(tiny_model(attention_dropout=0.5), tokens))
+    assert [block.training for block in wn.decoder_blocks(model)] == [True, False, True]
 
 
 # ---- pruning by them
@@ -248,6 +270,8 @@ def test_a_checkpoint_may_be_calibrated_in_another_dtype(dtype, tokens, tmp_path
     report = wn.prune_checkpoint(source, tmp_path / "out", calibration=found)
     assert report.reached == 0.5 and load(tmp_path / "out").dtype == torch.bfloat16
     assert report.read <= 1.1 * report.written  # each block once
+    estimate = wn.estimate_checkpoint(source, calibration=found)
+    assert (estimate.flops, estimate.hidden) == (0, 0) and estimate.disk > 0
 
 
 def test_the_card_says_what_the_norms_are_of(model, tokens, tmp_path):
@@ -378,6 +402,8 @@ def test_saved_and_loaded_bit_for_bit(statistic, model, tokens, tmp_path):
     assert equal(before, after) and before.about == after.about and list(before) == list(after)
     assert before.digest() == after.digest() and repr(before) == repr(after)
     stored = load_file(tmp_path / "norms.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "norms.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
     assert len(stored) == 4 * 3 and sum(t.nbytes for t in stored.values()) == before.nbytes == after.nbytes
     text = str(safe_open(tmp_path / "norms.safetensors", "pt").metadata())
     assert str(tmp_path) not in text and str(calibration.__file__).rpartition("/")[0] not in text
@@ -553,15 +579,17 @@ def test_killed_it_goes_on(blocks, place, statistic, model, tokens, tmp_path, mo
     assert noted[blocks:] == [0, 1, 2][blocks:]
 
 
-@pytest.mark.parametrize("change", ["tokens", "mask", "model", "statistic", "text", "folder"])
+@pytest.mark.parametrize("change", ["tokens", "mask", "model", "dtype", "statistic", "text", "folder"])
 def test_another_call_is_not_mixed_in(change, model, tokens, tmp_path):
-    wn.calibrate(model, tokens, kept=tmp_path / "kept")
+    source = saved(model, tmp_path / "source")
+    wn.calibrate(source, tokens, kept=tmp_path / "kept")
     (tmp_path / "kept" / "block-00002.safetensors").unlink()
-    how = {"model": model, "tokens": tokens, "kept": tmp_path / "kept"}
+    how = {"model": source, "tokens": tokens, "kept": tmp_path / "kept"}
     how |= {
-        "tokens": {"tokens": tokens + 0 * tokens[:1] + (tokens == tokens[0, 0])},
+        "tokens": {"tokens": tokens.flip(0)},
         "mask": {"attention_mask": PADDING},
         "model": {"model": tiny_model(rms_norm_eps=1e-2)},
+        "dtype": {"dtype": torch.bfloat16},
         "statistic": {"statistic": "gram"},
         "text": {"text": {"source": "other"}},
         "folder": {},
