@@ -100,10 +100,10 @@ def disk(arguments) -> None:
             ours, report = seconds(wn.prune_checkpoint, source, scratch, calibration=calibration, pattern=pattern)
             weights = sum(rows * columns for rows, columns in report.layers["shape"])
             limit = 1.5 * copied + 6e-9 * weights
+            select = report.seconds["select"] / weights * 1e9
             print(
-                f"{pattern or '50%'}: {ours:.1f} s, {ours / limit:.2f} of the {limit:.1f} s wanted (1.5 × {copied:.1f} s of "
-                f"copying + 6 ns a weight); selection {report.seconds['select'] / weights * 1e9:.1f} ns a "
-                f"weight; {gib(report.peak_memory)} of memory",
+                f"{pattern or '50%'}: {ours:.1f} s, {ours / limit:.2f} of the wanted 1.5 × {copied:.1f} s of copying "
+                f"+ 6 ns a weight = {limit:.1f} s; selection {select:.1f} ns a weight; {gib(report.peak_memory)}",
                 flush=True,
             )
     shutil.rmtree(scratch)

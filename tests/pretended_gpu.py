@@ -56,11 +56,14 @@ class Mode(TorchDispatchMode):
 class Gpu(Clocks):
     """The device: its memory, its streams, and what operators do to both."""
 
-    def __init__(self, kind: str, total: int, float64: bool):
+    def __init__(self, kind: str, total: int, float64: bool, answers_wait: bool):
         super().__init__()
+        self.answers_wait = answers_wait
         self.device, self.total, self.float64 = torch.device(kind, 0), total, float64
         self.alive = self.peak = self.emptied = 0  # bytes, bytes, calls of empty_cache
+        self.lacks: tuple[str, ...] = ()  # operators, such as "aten::kthvalue"
         self.free: int | None = None  # what the device says is free, if not the truth
+        self.kept = 0  # bytes that the allocator keeps for later
         self.initialised = False
         self.copies: list[Copy] = []
         self.memories: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # storage on the device -> Memory
@@ -129,6 +132,8 @@ class Gpu(Clocks):
         if not there and not self.mine(made):
             return self.run_on_host(func, args, kwargs, tensors)
         self.initialised = True
+        if func.name() in self.lacks:
+            raise NotImplementedError(f"The operator '{func.name()}' is not currently implemented for {self.device}.")
         if func is aten._to_copy.default:
             return self.to(*args, **kwargs)
         if func is aten.copy_.default:
@@ -147,9 +152,9 @@ class Gpu(Clocks):
         known = {id(x.held): x for x in there}  # in place: the same tensor
         result = replace_tensors(result, lambda x: known[id(x)] if id(x) in known else self.wrap(x))
         reads, writes = self.uses(func, args, kwargs, there, result)
-        waits = makes_the_host_wait(func, there)
-        if writes or waits:  # else a view, which launches nothing
-            self.launch(reads, writes, waits)
+        answers = makes_the_host_wait(func, there)
+        if writes or answers:  # else a view, which launches nothing
+            self.launch(reads, writes, answers and self.answers_wait)
         return result
 
     def uses(self, func, args, kwargs, tensors, result) -> tuple[set[Memory], set[Memory]]:
@@ -216,7 +221,10 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
 
     def memory_info(*_):
         initialise()
-        return gpu.total - gpu.alive if gpu.free is None else gpu.free, gpu.total
+        return gpu.total - gpu.alive - gpu.kept if gpu.free is None else gpu.free, gpu.total
+
+    def no_account(*_):
+        raise RuntimeError("The allocator of mps is no DeviceAllocator.")
 
     def empty_cache():
         gpu.emptied += 1
@@ -227,19 +235,26 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
     def alive(*_):
         return gpu.alive
 
+    def reserved(*_):
+        return gpu.alive + gpu.kept
+
     properties = SimpleNamespace(name=name, total_memory=gpu.total, major=capability[0], minor=capability[1])
+    accounts = ("max_memory_allocated", "memory_allocated", "reset_peak_memory_stats", "get_memory_info")
     return {
         **dict.fromkeys(("init", "_lazy_init", "current_device", "current_device_index"), initialise),
         **dict.fromkeys(("set_device", "set_device_index"), initialise),
         **dict.fromkeys(("mem_get_info", "get_memory_info"), memory_info),
         **dict.fromkeys(("memory_allocated", "current_allocated_memory", "driver_allocated_memory"), alive),
-        "is_available": lambda: True, "is_initialized": lambda: gpu.initialised, "device_count": lambda: 1,
+        **dict.fromkeys(("memory_reserved", "max_memory_reserved"), reserved),
+        **dict.fromkeys(("is_built", "is_available"), lambda: True),
+        "is_initialized": lambda: gpu.initialised, "device_count": lambda: 1,
         "current_accelerator": lambda *_, **__: gpu.device, "recommended_max_memory": lambda: gpu.total,
         "max_memory_allocated": lambda *_: gpu.peak, "reset_peak_memory_stats": reset_peak,
         "synchronize": lambda *_: gpu.wait(), "empty_cache": empty_cache, "Stream": Stream, "Event": Event,
         "stream": lambda stream: stream, "current_stream": lambda *_: Stream(number=gpu.stream),
-        "get_device_name": lambda *_: name, "get_device_capability": lambda *_: capability,
+        "get_device_name": lambda *_: name, "get_name": lambda: name, "get_device_capability": lambda *_: capability,
         "get_device_properties": lambda *_: properties, "is_bf16_supported": has_bf16,
+        **(dict.fromkeys(accounts, no_account) if gpu.device.type == "mps" else {}),
     }  # fmt: skip
 
 
@@ -274,14 +289,16 @@ def set_guard(kind: str) -> None:
 
 
 @contextmanager
-def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="Pretended GPU"):
+def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="Pretended GPU", answers_wait=True):
     """A while with one device of a kind ("cuda", "xpu" or "mps") and so many bytes of memory.
 
+    answers_wait: whether streams may rely on the host's waiting for an answer (``item``, ``nonzero``). If not, an order
+    that nothing else asks for is a Race.
     Raises Race at the end for memory that was freed too early, if nothing else was raised.
     """
     if kind not in GUARDS:
         set_guard(kind)
-    gpu = Gpu(kind, total, float64)
+    gpu = Gpu(kind, total, float64, answers_wait)
     run_thread = threading.Thread.run
 
     def run(thread):  # modes belong to threads
@@ -294,7 +311,7 @@ def device(kind="cuda", *, total=2**33, float64=True, capability=(8, 0), name="P
     try:
         with ExitStack() as stack:
             does = offered(gpu, name, capability)
-            for module in (getattr(torch, kind), torch.accelerator):
+            for module in (getattr(torch, kind), torch.accelerator, *[torch.backends.mps] * (kind == "mps")):
                 stack.enter_context(patch.multiple(module, **{n: f for n, f in does.items() if hasattr(module, n)}))
             stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", attention))
             stack.enter_context(patch.object(threading.Thread, "run", run))

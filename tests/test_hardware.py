@@ -1,4 +1,4 @@
-"""The machine: 2:4 refused where there are no kernels, the dtype that it has, how fast it multiplies."""
+"""The machine: 2:4 refused where there are no kernels, how fast it multiplies."""
 
 import pytest
 import torch
@@ -19,6 +19,13 @@ def test_refused_clearly_on_an_older_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     with pytest.raises(RuntimeError, match=r"\(Tesla T4, compute capability 7.5\)"):
+        hardware.check_sparse_kernels(torch.device("cuda"))
+
+
+def test_refused_clearly_on_an_amd_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (11, 0))  # of another kind of numbers
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with pytest.raises(RuntimeError, match=r"\(cuda\): expected an NVIDIA GPU"):
         hardware.check_sparse_kernels(torch.device("cuda"))
 
 
@@ -60,13 +67,6 @@ def test_sparse_kernels_give_the_same_outputs():
     before = model(input_ids=tokens).logits
     assert hardware.use_sparse_kernels(model) == 21
     torch.testing.assert_close(model(input_ids=tokens).logits, before, rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize(("bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_the_dtype_is_one_the_device_has(monkeypatch, bf16, expected):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
-    assert hardware.native_dtype(torch.device("cuda")) is expected
-    assert hardware.native_dtype(torch.device("cpu")) is torch.float32
 
 
 class SlowMachine:

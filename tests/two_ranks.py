@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import tiny_model
@@ -13,11 +12,11 @@ from tiny import tiny_model
 import wanda_nb as wn
 from wanda_nb import calibrating, pruning
 from wanda_nb.checkpoint import streaming
-from wanda_nb.distributed import world
+from wanda_nb.distributed import join_processes, world
 
 what, folder = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(1)
-PartialState(cpu=True)
+join_processes("cpu")
 rank, ranks = world()
 tokens = torch.load(folder / "tokens.pt")
 seen = []

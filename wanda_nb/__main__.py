@@ -11,6 +11,7 @@ import torch
 import wanda_nb as wn
 
 from . import commands
+from .device import best_device
 from .distributed import join_processes
 from .methods import METHODS, UPDATES
 
@@ -37,8 +38,9 @@ def _add_command(subparsers, run, text: str) -> argparse.ArgumentParser:
     command = subparsers.add_parser(run.__name__, **shown, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     command.set_defaults(run=run)
     command.add_argument("model", help=MODEL)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    command.add_argument("--device", default=device, help="cpu, cuda, cuda:1 …")
+    command.add_argument(
+        "--device", default=best_device().type, help="cpu, cuda, cuda:1, xpu, mps …, or auto: the best there is"
+    )
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="to compute in, if not the usual")
     command.add_argument("--batch-size", type=int, help="windows at a time, if not what memory allows")
     command.add_argument(

@@ -26,6 +26,27 @@ def replaced_forward(*pairs):
                 module.__dict__.pop("forward", None)
 
 
+@contextmanager
+def replaced_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]):
+    """While open, let parameters and buffers of a module, {name in it}, be others; its own ones are not touched."""
+    replaced = []
+    try:
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            part = module.get_submodule(path)
+            if leaf in part._parameters:
+                owner, tensor = part._parameters, nn.Parameter(tensor, requires_grad=False)
+            else:
+                owner = part._buffers
+            replaced.append((owner, leaf, owner[leaf], tensor))
+            owner[leaf] = tensor
+        yield
+    finally:
+        for owner, leaf, own, tensor in replaced:
+            if owner[leaf] is tensor:  # else the module has made itself another one
+                owner[leaf] = own
+
+
 def _compiled(module: nn.Module) -> bool:
     return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in module.modules())
 

@@ -16,12 +16,14 @@ from .capture import InputGrams, InputNorms
 from .checkpoint.on_disk import FromDisk
 from .checkpoint.resume import in_use
 from .checkpoint.skeleton import Skeleton
+from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import from_first_rank, my_share, world
-from .hardware import allocator, free_memory, usable_device, windows_at_a_time
+from .hardware import allocator, free_memory, windows_at_a_time
+from .in_memory import InMemory, home_of
 from .inputs.hidden_states import first_hidden_states
 from .inputs.statistics import Captured
 from .inputs.text import begin_with_bos, check_tokens
-from .pruning import InMemory, block_loop
+from .pruning import block_loop
 from .reporting.identity import model_identity, tokens_identity
 from .reporting.progress import Clock, progress_bar
 from .reporting.provenance import provenance
@@ -72,7 +74,8 @@ def calibrate(
     check_tokens(model, tokens, attention_mask)
     at_most = _check_room(blocks, statistic)
     place = InMemory(blocks, None if device is None else usable_device(device))
-    compute = usable_device(device or "cpu") if skeleton else place.device or next(blocks[0].parameters()).device
+    compute = usable_device(device or "cpu") if skeleton else place.device or home_of(blocks[0])
+    check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     identity = model_identity(model) if skeleton is None else skeleton.identity()
     about = _about(model, identity, statistic, compute, text, tokens, attention_mask)
     share = my_share(tokens, attention_mask)
@@ -84,7 +87,7 @@ def calibrate(
         notes = _Notes(about, block_names(model), folder, place)
         if len(notes.parts) < len(blocks):
             allocate = allocator(compute, budget, folder and folder / f"hidden-states-{world()[0]}.tmp")
-            with torch.no_grad(), evaluating(model), bar:
+            with torch.no_grad(), evaluating(model), bar, missing_operators_named(compute):
                 _run(notes, model, skeleton, compute, (*share, batch_size, allocate), STATISTICS[statistic], bar)
     return notes.whole()
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .blocks import linear_layers, weight_matrix
+from .device import has_float64
 from .distributed import sum_over_ranks, world
 
 
@@ -27,6 +28,7 @@ class _InputSums(Mapping):
     def __init__(self, block: nn.Module, exact: bool = False):
         self._layers = linear_layers(block)
         self._exact = exact
+        self._home: torch.device | None = None  # of the sums in float64
         #: What is summed up, by layer: squares (in,), or XᵀX (in, in).
         self.sums: dict[str, torch.Tensor] = {}
         #: Over how many tokens, by layer.
@@ -82,8 +84,9 @@ class _InputSums(Mapping):
         addend = self._addend(X)
         if not self._exact:
             return addend
-        # not every device has float64
-        return addend.to(addend.device if addend.device.type in ("cpu", "cuda") else "cpu", torch.float64)
+        if self._home is None:
+            self._home = X.device if has_float64(X.device) else torch.device("cpu")
+        return addend.to(self._home, torch.float64)
 
     def sum_over_ranks(self) -> None:
         """Replace each sum by the one over the tokens of all ranks; with a single process, do nothing."""

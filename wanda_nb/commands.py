@@ -13,10 +13,10 @@ import wanda_nb as wn
 
 from .checkpoint.estimate import reading_estimate
 from .checkpoint.skeleton import Skeleton
+from .device import native_dtype
 from .distributed import from_first_rank, world
 from .evaluation.uncertainty import FEWEST_WINDOWS
 from .files import other_place, write_text
-from .hardware import native_dtype
 from .inputs.loading import model_folder
 from .inputs.tasks import PAPER_TASKS
 from .inputs.text import begin_with_bos

@@ -9,9 +9,8 @@ import os
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 
-from .hardware import usable_device
+from .device import best_device, usable_device
 
 
 def world() -> tuple[int, int]:
@@ -24,13 +23,20 @@ def world() -> tuple[int, int]:
 def join_processes(device: str) -> torch.device:
     """This process's device of that name; sets up torch.distributed if a launcher started several processes.
 
-    Raises ValueError if the device is not usable or the processes cannot be joined.
+    Each process takes the accelerator of its local rank; mps is one device, which all share. Raises ValueError if the
+    device is not usable or the processes cannot be joined.
     """
     if "WORLD_SIZE" not in os.environ:
         return usable_device(device)
-    own_device = usable_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device)
+    kind = best_device().type
+    if device in (kind, "auto") and kind not in ("cpu", "mps"):
+        device = f"{kind}:{os.environ.get('LOCAL_RANK', 0)}"
+    own_device = usable_device(device)
     try:
-        PartialState(cpu=own_device.type != "cuda")
+        if own_device.index is not None:
+            torch.accelerator.set_device_index(own_device)
+        if not dist.is_initialized():
+            dist.init_process_group(dist.get_default_backend_for_device(own_device))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"The processes could not be joined: {str(error).splitlines()[0]}") from error
     return own_device
@@ -51,7 +57,10 @@ def my_share(tokens: torch.Tensor, attention_mask=None) -> tuple[torch.Tensor, t
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all ranks, in place; returns it, with the same bits on every rank."""
     if world()[1] > 1:
-        dist.all_reduce(tensor)
+        here = tensor.cpu() if dist.get_backend() == "gloo" else tensor  # gloo reads no memory of mps
+        dist.all_reduce(here)
+        if here is not tensor:
+            tensor.copy_(here)
     return tensor
 
 

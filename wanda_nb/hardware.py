@@ -15,14 +15,21 @@ import torch
 from torch import nn
 
 from .blocks import decoder_blocks, linear_layers, weight_matrix
+from .device import best_device, wait_for
 from .masks import is_nm
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 8192
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU, or available in the machine for the CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Bytes that are free on a device, with those that torch keeps for later; available in the machine for the CPU."""
+    available = psutil.virtual_memory().available
+    if device.type == "cpu":
+        return available
+    if device.type == "mps":  # shares the machine's memory
+        return min(available, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    kept = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+    return torch.accelerator.get_memory_info(device)[0] + kept
 
 
 def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device) -> int:
@@ -35,7 +42,7 @@ def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device
             raise ValueError(f"batch_size={batch_size!r}: expected a whole number of windows, at least 1.")
         return batch_size
     batch_tokens = CPU_BATCH_TOKENS
-    if device.type == "cuda":
+    if device.type != "cpu":
         batch_tokens = min(GPU_BATCH_TOKENS, free_memory(device) // 4 // activation_bytes(block))
     return max(1, int(batch_tokens // tokens.shape[1]))
 
@@ -55,7 +62,7 @@ def allocator(compute: torch.device, budget: int | None = None, path: Path | Non
 
     def allocate(shape, dtype, device=None) -> torch.Tensor:
         size = dtype.itemsize * torch.Size(shape).numel()
-        if compute.type == "cuda" and size <= free_memory(compute) // 3:
+        if compute.type != "cpu" and size <= free_memory(compute) // 3:
             return torch.empty(shape, dtype=dtype, device=compute)
         room = free_memory(torch.device("cpu")) // 2 if budget is None else budget
         if path is None or size <= room:
@@ -79,16 +86,20 @@ def _mapped(shape, dtype, size: int, path: Path) -> torch.Tensor:
 
 
 class PeakMemory:
-    """Measures the peak memory in bytes while open: of the device if it is a GPU, else of this process, sampled."""
+    """Measures the peak memory in bytes while open: of the device, or of this process where the CPU computes.
+
+    Devices keep their own account of the peak; for mps and for the CPU, what is in use is sampled.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
         self.peak = 0
+        self._sampled = device.type in ("cpu", "mps")
         self._done = threading.Event()
 
     def __enter__(self):
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        if not self._sampled:
+            torch.accelerator.reset_peak_memory_stats(self.device)
         else:
             self._thread = threading.Thread(target=self._sample, daemon=True)
             self._thread.start()
@@ -96,42 +107,24 @@ class PeakMemory:
 
     def _sample(self):
         process = psutil.Process()
-        while not self._done.wait(0.05):
-            self.peak = max(self.peak, process.memory_info().rss)
+        in_use = torch.mps.current_allocated_memory if self.device.type == "mps" else lambda: process.memory_info().rss
+        ended = False
+        while not ended:
+            ended = self._done.wait(0.01)
+            self.peak = max(self.peak, in_use())
 
     def __exit__(self, *error):
-        self._done.set()
-        if self.device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self.device)
+        if not self._sampled:
+            self.peak = torch.accelerator.max_memory_allocated(self.device)
         else:
+            self._done.set()
             self._thread.join()
-            self.peak = max(self.peak, psutil.Process().memory_info().rss)
-
-
-def usable_device(device) -> torch.device:
-    """The torch device of that name. Raises ValueError if this machine does not have it."""
-    try:
-        usable = torch.device(device)
-        torch.zeros(1, device=usable).cpu()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-        raise ValueError(
-            f"device={str(device)!r} is not usable here: expected {' or '.join(['cpu', *gpus])}."
-        ) from error
-    return usable
-
-
-def native_dtype(device: torch.device) -> torch.dtype:
-    """The dtype to load models in: float32 on a CPU, bfloat16 on a GPU that has it in hardware, else float16."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 @lru_cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second that a device reaches on a large product: the best seen in 0.2 s."""
-    largest = 8192 if device.type == "cuda" else 2048
+    largest = 2048 if device.type == "cpu" else 8192
     size, best = 128, 0.0
     _product_seconds(size, device, dtype)  # the first one waits for libraries to load
     start = time.perf_counter()
@@ -147,12 +140,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _product_seconds(size: int, device: torch.device, dtype: torch.dtype) -> float:
     a = torch.ones(size, size, device=device, dtype=dtype)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     start = time.perf_counter()
     a @ a
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return time.perf_counter() - start
 
 
@@ -181,7 +172,7 @@ def use_sparse_kernels(model: nn.Module) -> int:
 def check_sparse_kernels(device: torch.device) -> None:
     """Raise RuntimeError unless the device has 2:4 kernels."""
     description = str(device)
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.version.hip is None:
         major, minor = torch.cuda.get_device_capability(device)
         if major >= 8:
             return
@@ -202,8 +193,7 @@ def paired_seconds(first, second, repeats: int = 15) -> tuple[list[float], list[
         for function, times in zip((first, second), seconds, strict=True):
             start = time.perf_counter()
             function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait_for(best_device())
             if repeat:
                 times.append(time.perf_counter() - start)
     return seconds

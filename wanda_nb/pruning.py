@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
 
@@ -14,8 +14,11 @@ from torch import nn
 
 from .blocks import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
 from .calibration import Calibration
+from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
-from .hardware import PeakMemory, allocator, matmul_rate, usable_device, windows_at_a_time
+from .footprint import need
+from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
+from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states
 from .inputs.statistics import Captured, looked_up
 from .inputs.text import begin_with_bos, check_tokens
@@ -59,12 +62,13 @@ def prune(
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
     calibration: what ``calibrate`` or ``load_calibration`` gave, in place of tokens: each block is pruned by what it
     reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.
-    device: where to compute; with the model in CPU memory and ``"cuda"``, one block at a time visits the GPU.
+    device: where to compute (``"auto"``: the best there is); blocks of a model in CPU memory visit it one at a time.
     batch_size: windows at a time.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
-    estimate of time, the first window runs through the whole dense model beforehand. An activation that overflows only
-    in a later window stops the run half-way; the message names the block.
+    estimate of time, the first window runs through the whole dense model beforehand, unless its blocks visit, which
+    would move each of them twice. An activation that overflows later stops the run half-way; the message names the
+    block, and those before it are pruned.
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
     blocks = decoder_blocks(model)
@@ -72,7 +76,8 @@ def prune(
     check_weights(model, blocks)
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
-    compute = device or _device(blocks[0])
+    compute = device or home_of(blocks[0])
+    check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, partial(model_identity, model))
     reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
@@ -82,14 +87,21 @@ def prune(
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
         bos = begin_with_bos(model, tokens, attention_mask)
+    hidden_on, visits = compute, any(travels(block, device) for block in blocks)
+    if visits and compute.type != "cpu":
+        read = tokens if reads_text else None
+        needed = need(model, plan, read, attention_mask, batch_size, max(map(size_of, blocks)))
+        needed.check(compute)
+        hidden_on = compute if needed.leaves_room(free_memory(compute)) else torch.device("cpu")
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
-    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar:
+    with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         if reads_text:
             with clock("prepare"):
-                seconds = _rehearse(model, blocks, tokens, attention_mask, device)
-                bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
-                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
+                if not visits:
+                    seconds = _rehearse(model, blocks, tokens, attention_mask)
+                    bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
+                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on))
             inputs = Captured(states, plan.statistic, clock)
         rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
@@ -150,6 +162,7 @@ def block_loop(blocks, inputs: Inputs | None, treat: Callable, place: Place, bar
                     statistics = {} if inputs is None else inputs.statistics(index, block, device)
                     block_rows, results = treat(index, block, statistics)
                     place.keep(index, block_rows, results)
+                    del statistics, results  # they may lie on the device
                 if propagates:
                     inputs.advance(index, block, device)
         rows += block_rows
@@ -171,41 +184,15 @@ def prune_block(plan, clock, index, block, statistics) -> tuple[list[dict], dict
     return rows, masks
 
 
-class InMemory:
-    """A model in memory, whose blocks visit the device in turn and return to where they were."""
-
-    def __init__(self, blocks, device):
-        self.blocks, self.device = blocks, device
-
-    def finished(self, index: int) -> None:
-        return None
-
-    @contextmanager
-    def visit(self, index: int):
-        block = self.blocks[index]
-        home = _device(block)
-        try:
-            if self.device is not None:
-                block.to(self.device)
-            yield self.device or home
-        finally:
-            block.to(home)
-
-    def keep(self, index: int, rows: list[dict], results: dict) -> None:
-        pass  # pruned in place
-
-
-def _rehearse(model, blocks, tokens, attention_mask, device) -> float:
+def _rehearse(model, blocks, tokens, attention_mask) -> float:
     """Seconds for the first window to pass through the dense blocks. Raises ValueError if it does not stay finite."""
     if attention_mask is not None:
         has_text = attention_mask.bool().any(dim=1)  # a window that is all padding shows nothing
         tokens, attention_mask = tokens[has_text], attention_mask[has_text][:1]
     states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
-    place = InMemory(blocks, device)
     for index, block in enumerate(blocks):
-        with place.visit(index) as compute:
-            states.advance(index, block, compute)
+        states.advance(index, block, home_of(block))
         if not bool(states.hidden[0].isfinite().all()):
             raise ValueError(
                 f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
@@ -219,7 +206,3 @@ def check_widths(blocks, plan) -> None:
     for index, block in enumerate(blocks if plan.nm else ()):
         for name, layer in linear_layers(block).items():
             check_width(weight_matrix(layer).shape[1], plan.nm, f"{name} in block {index}")
-
-
-def _device(block: nn.Module) -> torch.device:
-    return next(block.parameters()).device

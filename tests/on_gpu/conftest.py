@@ -6,6 +6,7 @@ import accelerate.utils.imports
 import pretended_gpu
 import pytest
 import torch
+import transformers.utils.import_utils
 from package import replaced
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,7 +32,8 @@ def gpu(request):
 
 
 def forget_devices():
-    """accelerate remembers which devices there are."""
-    for function in vars(accelerate.utils.imports).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
+    """accelerate and transformers remember which devices there are."""
+    for module in (accelerate.utils.imports, transformers.utils.import_utils):
+        for function in vars(module).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()

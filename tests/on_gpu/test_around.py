@@ -1,17 +1,15 @@
-"""Around prune, on a pretended GPU: owl_sparsity, perplexity, merge_lora, the command line, other devices."""
+"""Around prune, on a pretended GPU: owl_sparsity, perplexity, recover, merge_lora, the command line."""
 
 import json
+from unittest.mock import patch
 
-import pretended_gpu
 import pytest
 import torch
-from package import LITTLE, assert_same, at_home, files, nothing_left, saved, text, weights
+from package import assert_same, at_home, files, inner, nothing_left, saved, weights
 from tiny import ARCHITECTURES, tiny_model
 
 import wanda_nb as wn
-from wanda_nb.__main__ import main, parser
-
-OTHERS = pytest.mark.parametrize("gpu", ["xpu", "mps"], indirect=True)
+from wanda_nb.__main__ import main
 
 
 def test_owl_sparsity(tokens, gpu):
@@ -53,6 +51,33 @@ def test_merge_lora(keep_zeros, tokens, gpu):
     assert lost.equals(expected) and nothing_left(gpu)
 
 
+def test_masks_follow_the_model_to_its_device(gpu):
+    model = tiny_model()
+    wn.prune(model, None, method="magnitude")
+    zeros = {name: weight == 0 for name, weight in weights(model).items() if name.endswith("proj.weight")}
+    watch = inner("KeepZeros")[0].KeepZeros(model)
+    model.to("cuda")  # as the trainer does
+    watch.on_train_begin()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    before = len(gpu.copies)
+    watch.on_optimizer_step()
+    assert len(gpu.copies) == before  # the masks are there
+    after = weights(model)
+    assert len(zeros) == 21 and not any(after[name][mask].any() for name, mask in zeros.items())
+    assert wn.sparsity(model) == 0.5
+
+
+@pytest.mark.parametrize(("gpu", "count"), [("cuda", 1), ("cuda", 2), ("xpu", 2), ("mps", 1)], indirect=["gpu"])
+def test_one_process_trains_on_one_device(count, tokens, tmp_path, gpu):
+    settings = {"steps": 1, "batch_size": 2, "accumulate": 1, "learning_rate": 1e-3, "seed": 0}
+    with patch.object(torch.get_device_module(gpu.device), "device_count", lambda: count):
+        model = tiny_model().to(gpu.device)
+        made = inner("trainer")[0].trainer(model, tokens, settings, tmp_path, None, [])
+    assert made.args.n_gpu == 1 and made.args.train_batch_size == 2 and made.args.device.type == gpu.device.type
+
+
 @pytest.fixture
 def words(tmp_path):
     """A tiny checkpoint with a tokenizer, a text, and the words of the command line that say so."""
@@ -76,34 +101,3 @@ def test_the_command_line(words, tmp_path, gpu):
     assert found["cuda"]["losses"] == found["cpu"]["losses"] and found["cuda"]["device"] == "Pretended GPU"
     assert found["cpu"]["device"].startswith("CPU")
     assert json.loads((tmp_path / "cuda" / "pruning.json").read_text())["device"] == "Pretended GPU"
-
-
-def test_the_command_line_takes_the_gpu_there_is(gpu):
-    assert parser().parse_args(["evaluate", "model"]).device == "cuda"
-
-
-@OTHERS
-def test_pruning_on_other_devices(tokens, tmp_path, gpu):
-    kind = gpu.device.type
-    expected, visiting, whole = (tiny_model() for _ in range(3))
-    whole.to(kind)
-    wn.prune(expected, tokens)
-    wn.prune(visiting, tokens, device=kind)
-    wn.prune(whole, tokens)
-    assert at_home(visiting) and gpu.peak > 0
-    assert_same(weights(visiting), weights(expected))
-    assert_same(weights(whole), weights(expected))
-    saved(tmp_path / "dense")
-    for name in ("cpu", kind):
-        wn.prune_checkpoint(tmp_path / "dense", tmp_path / name, tokens, device=name)
-    assert files(tmp_path / "cpu") == files(tmp_path / kind)
-    del whole
-    assert nothing_left(gpu)
-
-
-def test_no_float64_where_there_is_none(tokens):
-    with pretended_gpu.device("mps", float64=False):
-        for how in ({"method": "magnitude"}, {"method": "ria"}, {"method": "sparsegpt"}, {"update": "one-shot"}):
-            wn.prune(tiny_model(**LITTLE), text(how, tokens), device="mps", **how)
-        wn.owl_sparsity(tiny_model(**LITTLE), tokens, device="mps")
-        wn.perplexity(tiny_model(**LITTLE).to("mps"), tokens)

@@ -258,6 +258,20 @@ def test_answers_on_the_host_make_it_wait(gpu):
     assert gpu.waits["a stream"] == before
 
 
+def test_order_that_rests_on_an_answer_alone_is_a_race_where_it_must_not():
+    for answers_wait in (True, False):
+        with pretended_gpu.device(answers_wait=answers_wait):
+            side, x = torch.cuda.Stream(), on_gpu(3)
+            assert bool(x.all())
+            if answers_wait:
+                with torch.cuda.stream(side):
+                    x + 1
+                side.synchronize()
+            else:
+                with pytest.raises(Race, match="reads"), torch.cuda.stream(side):
+                    x + 1
+
+
 def test_a_device_without_float64():
     with pretended_gpu.device("mps", float64=False):
         x = torch.ones(3, device="mps")

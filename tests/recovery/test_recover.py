@@ -53,6 +53,22 @@ def test_without_the_mask_zeros_would_wake(pruned, text, monkeypatch):
     assert wn.sparsity(wn.recover(pruned, text, "masked", **FAST).model) < 0.1
 
 
+def test_zeros_stay_where_the_way_to_the_device_makes_new_parameters(pruned, text, monkeypatch):
+    class Elsewhere(training.Trainer):
+        def __init__(self, model, *settings, **more):
+            for module in model.modules():
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, torch.nn.Parameter(parameter.detach().clone()))
+            super().__init__(model, *settings, **more)
+
+    monkeypatch.setattr(training, "Trainer", Elsewhere)
+    before, masks = copy.deepcopy(pruned), zeros(pruned)
+    run = wn.recover(pruned, text, "masked", **FAST)
+    assert all(torch.equal(mask, now) for mask, now in zip(masks, zeros(run.model), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(before.parameters(), run.model.parameters(), strict=True))
+    assert not any(parameter._backward_hooks for parameter in run.model.parameters())
+
+
 def test_lora_trains_adapters_alone_with_the_published_settings(pruned, text):
     before = copy.deepcopy(pruned.state_dict())
     run = wn.recover(pruned, text, steps=2, batch_size=2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from ..blocks import linear_layers
+from ..blocks import linear_layers, replaced_tensors
+from ..device import streams
 from ..distributed import world
 from ..reporting.progress import Clock
 from .resume import Run
@@ -32,8 +33,11 @@ class FromDisk:
         self.bytes_read: list[int] = []
         self._reader = ThreadPoolExecutor(1)
         self._reading: dict[int, Future] = {}
-        on_gpu = device.type == "cuda"
-        self._streams = [torch.cuda.Stream(device), torch.cuda.Stream(device)] if on_gpu else []
+        #: The block that a subclass is moving away from the device, which makes room for the next one.
+        self._leaving: Future | None = None
+        #: The reader's and the writer's, where the device has streams.
+        self._on = streams(device)  # torch.cuda, torch.xpu …
+        self._streams = [self._on.Stream(device), self._on.Stream(device)] if self._on else None
 
     def __enter__(self):
         return self
@@ -50,15 +54,19 @@ class FromDisk:
             if self.computes and self.to_visit:
                 tensors = {name: outside[stored] for name, stored in skeleton.before_blocks.items()}
                 tensors = skeleton.cast(skeleton.model, tensors)
-                stack.enter_context(skeleton.in_place(skeleton.model, tensors, self.device))
+                tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+                stack.enter_context(replaced_tensors(skeleton.model, tensors))
                 del tensors
-                for kind in {type(block) for block in skeleton.blocks}:
+                for kind in dict.fromkeys(type(block) for block in skeleton.blocks):
                     # one block of each kind is run once, to learn whether it returns a tuple
                     index = next(index for index, block in enumerate(skeleton.blocks) if type(block) is kind)
-                    stack.enter_context(skeleton.in_place(skeleton.blocks[index], self._load(index), self.device))
+                    self._prefetch([index])
+                    stack.enter_context(replaced_tensors(skeleton.blocks[index], self._weights(index)))
             outside.clear()
             yield
-        self._prefetch(self.to_visit[:1])
+        first = self.to_visit[:1]
+        self._reading = {index: reading for index, reading in self._reading.items() if index in first}
+        self._prefetch(first)
 
     def _outside_blocks(self) -> dict[str, torch.Tensor]:
         return self._counted(self.skeleton.shards.read(set(self.skeleton.before_blocks.values())))
@@ -67,29 +75,41 @@ class FromDisk:
     def visit(self, index: int):
         """Put a block's weights in place while the context is open, and start to read the next block."""
         with self.clock("load"):
-            weights = self._reading.pop(index).result()
-            if self.device.type == "cuda":
-                for tensor in weights.values():
-                    tensor.record_stream(torch.cuda.current_stream(self.device))
+            weights = self._weights(index)
+            del self._reading[index]
         after = self.to_visit.index(index) + 1
         self._prefetch(self.to_visit[after : after + 1])
-        with self.skeleton.in_place(self.skeleton.blocks[index], weights, self.device):
-            del weights
+        with replaced_tensors(self.skeleton.blocks[index], weights):
             yield self.device
 
     def _prefetch(self, indices: list[int]) -> None:
         for index in indices:
-            self._reading[index] = self._reader.submit(self._load, index)
+            if index not in self._reading:
+                self._reading[index] = self._reader.submit(self._load, index, self._leaving)
 
-    def _load(self, index: int) -> dict[str, torch.Tensor]:
-        """The weights of a block {name in it: tensor} on the device."""
+    def _weights(self, index: int) -> dict[str, torch.Tensor]:
+        """The weights of a block on the device, once they are read, for the current stream to use and to free."""
+        weights = self._reading[index].result()
+        if not self._streams:
+            return {name: tensor.to(self.device) for name, tensor in weights.items()}
+        for tensor in weights.values():
+            tensor.record_stream(self._on.current_stream(self.device))
+        return weights
+
+    def _load(self, index: int, leaving: Future | None) -> dict[str, torch.Tensor]:
+        """The weights of a block {name in it: tensor}; by stream on the device.
+
+        There they wait until the block that leaves has made room: two blocks are on the device, never three.
+        """
         tensors = self._counted(self._stored(index))
         tensors = {name: tensors[stored] for name, stored in self.skeleton.names[index].items()}
         if self.computes:
             tensors = self.skeleton.cast(self.skeleton.blocks[index], tensors)
         if not self._streams:
             return tensors
-        with torch.cuda.stream(self._streams[0]):
+        if leaving is not None:
+            wait([leaving])
+        with self._on.stream(self._streams[0]):
             tensors = {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
         self._streams[0].synchronize()
         return tensors
@@ -146,11 +166,12 @@ class OnDisk(FromDisk):
         with self.clock("write"):
             tensors = self._to_write(index)
             masks = self._masks_of_cast_layers(index, masks)
-            ready = torch.cuda.current_stream(self.device).record_event() if self._streams else None
+            ready = self._on.current_stream(self.device).record_event() if self._streams else None
             self._wait_for_writer()
             if world()[0] == 0:
                 seconds = dict(self.clock.seconds)
-                self._writing = self._writer.submit(self._write, index, tensors, masks, rows, seconds, ready)
+                self._leaving = self._writer.submit(self._home, tensors, ready)
+                self._writing = self._writer.submit(self._write, index, self._leaving, masks, rows, seconds)
 
     def _masks_of_cast_layers(self, index: int, masks: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
         """The masks, by name in the checkpoint, of layers whose stored dtype is not the one they are computed in."""
@@ -176,15 +197,19 @@ class OnDisk(FromDisk):
                 tensor.copy_(tensors[stored])  # later blocks see what the file holds
         return tensors
 
-    def _write(self, index: int, tensors: dict, masks: dict, rows: list[dict], seconds: dict, ready) -> None:
-        if self._streams:
-            with torch.cuda.stream(self._streams[1]):
+    def _home(self, tensors: dict[str, torch.Tensor], ready) -> dict[str, torch.Tensor]:
+        """A pruned block's tensors, copied into CPU memory one by one, each of which makes room on the device."""
+        with self._on.stream(self._streams[1]) if self._streams else nullcontext():
+            if self._streams:
                 self._streams[1].wait_event(ready)
-                tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+            for name in tensors:
+                tensors[name] = tensors[name].cpu()
+        return tensors
+
+    def _write(self, index: int, home: Future, masks: dict, rows: list[dict], seconds: dict) -> None:
+        tensors = home.result()
         rounded = [stored for stored in self.skeleton.names[index].values() if stored not in tensors]
-        originals = self._counted(
-            self.skeleton.shards.read(rounded)
-        )  # so that kept weights keep all bits of the source
+        originals = self._counted(self.skeleton.shards.read(rounded))  # kept weights keep all bits of the source
         for stored, mask in masks.items():
             originals[stored].masked_fill_(mask, 0)
         tensors |= originals

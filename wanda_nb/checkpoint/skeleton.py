@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..blocks import block_names, decoder_blocks, linear_layers
@@ -117,14 +115,3 @@ class Skeleton:
                 cast[name] = tensor.to(own[name].dtype)
                 check_finite(cast[name], f"{name} in {own[name].dtype}", "Compute in a dtype that holds its values.")
         return cast
-
-    @contextmanager
-    def in_place(self, module, tensors: dict[str, torch.Tensor], device):
-        """Give a module's parameters, {name in it: values}, while the context is open."""
-        for name, tensor in tensors.items():
-            set_module_tensor_to_device(module, name, device, value=tensor, dtype=tensor.dtype)
-        try:
-            yield
-        finally:
-            for name in tensors:
-                set_module_tensor_to_device(module, name, "meta")

@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 
 from ..calibration import Calibration
+from ..device import check_dtypes, missing_operators_named, usable_device
 from ..distributed import my_share, world
 from ..files import other_place
-from ..hardware import PeakMemory, allocator, usable_device, windows_at_a_time
+from ..hardware import PeakMemory, allocator, windows_at_a_time
 from ..inputs.hidden_states import first_hidden_states
 from ..inputs.statistics import Captured, LookedUp, looked_up
 from ..inputs.text import begin_with_bos, check_tokens
@@ -26,6 +27,7 @@ from ..reporting.report import Report, gib
 from .estimate import Estimate, estimate_pruning
 from .on_disk import OnDisk
 from .resume import Run, identity, in_use
+from .shards import FLOATS
 from .skeleton import Skeleton
 
 
@@ -49,10 +51,13 @@ def _request(
     plan = make_plan(len(skeleton.blocks), method, sparsity, **choice)
     check_widths(skeleton.blocks, plan)
     inputs = looked_up(calibration, skeleton.model, plan, tokens, attention_mask, skeleton.identity)
-    if not plan.statistic or inputs is not None:
+    runs = plan.statistic is not None and inputs is None
+    stored = {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()}
+    check_dtypes({skeleton.dtype} if runs else stored, device)
+    if not runs:
         return _Request(skeleton, plan, None, None, None, device, inputs)
     check_tokens(skeleton.model, tokens, attention_mask)
-    return _Request(skeleton, plan, tokens, attention_mask, batch_size, device, inputs)
+    return _Request(skeleton, plan, tokens, attention_mask, batch_size, device, None)
 
 
 def prune_checkpoint(
@@ -89,8 +94,8 @@ def prune_checkpoint(
 
     Raises, before any work: ValueError for arguments that do not fit or a damaged checkpoint; FileExistsError for a
     destination of something else, of a run with other arguments, or of one with a score function that cannot be
-    identified; OSError for too little space or a destination in use. A value that is not finite raises ValueError at
-    its block.
+    identified; OSError for too little space or a destination in use; ValueError for too little memory on a device that
+    is not the CPU. A value that is not finite raises ValueError at its block.
     Introduced in notebook 03, "A model larger than memory"; algorithm 1 of the paper.
     """
     destination = other_place(Path(destination), Path(source))
@@ -122,17 +127,18 @@ def _pruned(request: _Request, destination: Path, budget, text) -> Report:
     if reads_text:
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = run.batch_size or windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
-    estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device)
+    estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device, attention_mask, must_fit=True)
     run.begin(estimate, batch_size)
     clock = Clock(device, run.seconds)
-    label = f"prune ({plan.name}), {gib(estimate.memory)}, at least {duration(estimate.seconds)}"
+    label = f"prune ({plan.name}), {gib(estimate.device or estimate.memory)}, at least {duration(estimate.seconds)}"
     bar = progress_bar(total=len(skeleton.blocks), desc=label, unit="block", silent=world()[0] > 0)
     place = OnDisk(skeleton, run, device, clock, reads_text, plan.update is not None)
     inputs: Inputs | None = looked_up
-    with torch.no_grad(), PeakMemory(device) as memory, place, bar:
+    with torch.no_grad(), PeakMemory(device) as memory, place, bar, missing_operators_named(device):
         with clock("prepare"), place.beginning():
             if place.to_visit and reads_text:
-                allocate = allocator(device, budget, destination / f"hidden-states-{world()[0]}.tmp")
+                where = device if estimate.hidden_there else torch.device("cpu")
+                allocate = allocator(where, budget, destination / f"hidden-states-{world()[0]}.tmp")
                 states = first_hidden_states(skeleton.model, tokens, attention_mask, batch_size, allocate)
                 inputs = Captured(states, plan.statistic, clock)
         rows = block_loop(skeleton.blocks, inputs, partial(prune_block, plan, clock), place, bar)
@@ -175,9 +181,9 @@ def estimate_checkpoint(
     Raises ValueError for arguments that do not fit or a damaged checkpoint.
     Introduced in notebook 03, "A model larger than memory".
     """
-    skeleton, plan, tokens, _, batch_size, device, _ = _request(
+    skeleton, plan, tokens, attention_mask, batch_size, device, _ = _request(
         source, tokens, method, sparsity, attention_mask, calibration, device, batch_size, dtype, choice
     )
     if tokens is not None:
         batch_size = windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
-    return estimate_pruning(skeleton, tokens, plan, batch_size, device)
+    return estimate_pruning(skeleton, tokens, plan, batch_size, device, attention_mask)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from transformers import Cache
 
 from ..blocks import decoder_blocks, eager, is_expert, linear_layers, needs_compiler, replaced_forward
 from ..capture import AllInputsSeen, InputNorms, value_reads, write_count
+from .sent import Sent
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -30,12 +30,12 @@ class HiddenStates:
     def __init__(self, hidden: list[torch.Tensor], calls: list[list[tuple]]):
         self.hidden = tuple(hidden)
         self.calls = calls
+        self._sent = Sent(calls, self.hidden[0])
 
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Replace the input of block number ``index`` by its output."""
         for number, hidden in enumerate(self.hidden):
-            output = self._run(number, index, block, device)
-            hidden.copy_(output if isinstance(output, torch.Tensor) else output[0])
+            hidden.copy_(self._run(number, index, block, device))
 
     def capture(self, index: int, block: nn.Module, device, sums) -> None:
         """Run block number ``index`` on every batch while ``sums``, an open InputNorms or InputGrams, watches.
@@ -56,7 +56,7 @@ class HiddenStates:
             orders[kind] = None if reads else sums.called
 
     def _run(self, number: int, index: int, block: nn.Module, device):
-        call = args, kwargs = send_to_device(self.calls[number][index], device)
+        call = args, kwargs = self._sent.call(number, index, device)
         before = tree_leaves(call)
         writes = [write_count(leaf) for leaf in before]
         with eager(block):
@@ -67,7 +67,7 @@ class HiddenStates:
                 f"{type(block).__name__} is not supported: block {index} writes into what it is called with, and "
                 "other blocks may read that. Expected blocks that hand on nothing but hidden states."
             )
-        return output
+        return output if isinstance(output, torch.Tensor) else output[0]
 
 
 @torch.no_grad()
@@ -164,7 +164,7 @@ def _idle_pass(model, blocks, inputs, output_lengths, change=None):
                 output_lengths[type(block)] = None if isinstance(output, torch.Tensor) else len(output)
             length = output_lengths[type(block)]
             y = x if change is None else change(x)
-            outputs.append((y, write_count(y)))
+            outputs[:] = [(y, write_count(y))]
             return y if length is None else (y, *[change and y] * (length - 1))
 
         return idle

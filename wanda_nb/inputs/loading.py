@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from ..hardware import native_dtype, usable_device
+from ..device import check_dtypes, native_dtype, usable_device
 from . import assets
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -21,15 +21,16 @@ def load_model(name: str = DEFAULT_MODEL, *, device="cpu", dtype: torch.dtype | 
     """A causal language model in eval mode and its tokenizer.
 
     name: ``"smollm2-135m"`` (pinned, needs no model hub), a hub id, or a local folder.
-    device: where the model goes.
+    device: where the model goes; ``"auto"``: to the best device there is.
     dtype: of its weights; by default one that the device computes in natively: float32 on a CPU, bfloat16 on a GPU that
-    has it, else float16 (a T4).
+    has it, else float16 (a T4, a Mac's).
     revision: a commit or tag on the hub.
     Raises OSError if the model cannot be loaded, ValueError for a device that this machine does not have and for a
     model whose code is not part of transformers: code that comes with a model is never run.
     Introduced in notebook 00, "A real model".
     """
     device = usable_device(device)
+    check_dtypes([dtype], device)
     source = _default_model_folder() if name == DEFAULT_MODEL else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)

@@ -78,13 +78,14 @@ def recover(
     method: ``"lora"`` trains low-rank adapters (rank, alpha, dropout, targets), which ``merge_lora`` merges.
     ``"masked"`` trains all weights, and sets the pruned ones back to zero after every optimiser step.
     steps: each of ``batch_size * accumulate`` windows (on each process, under ``accelerate launch``); by default one
-    pass over tokens. learning_rate: falls linearly to 0, by default from 1e-4 for LoRA, as published, and 2e-5 for
-    masked training. heldout: windows (windows, length) whose perplexity is measured before, after, and every ``every``
-    steps. folder: for a checkpoint every ``save_every`` steps. The same call, with the model as it was before training,
-    resumes a run that was interrupted, and loads one that is finished.
+    pass over tokens. A process trains on one device: the CPU if the model is in its memory, else the first accelerator
+    or, under a launcher, its own. learning_rate: falls linearly to 0, by default from 1e-4 for LoRA, as published, and
+    2e-5 for masked training. heldout: windows (windows, length) whose perplexity is measured before, after, and every
+    ``every`` steps. folder: for a checkpoint every ``save_every`` steps. The same call, with the model as it was before
+    training, resumes a run that was interrupted, and loads one that is finished.
     Raises ValueError, before any work, for arguments that make no sense, targets that match no layer, masked training
-    of 16-bit weights, which loses most steps to rounding, a folder of another model, text or settings, and a damaged
-    checkpoint, of which no code is run.
+    of 16-bit weights, which loses most steps to rounding, several processes on mps, a folder of another model, text or
+    settings, and a damaged checkpoint, of which no code is run.
     Introduced in notebook 07, "LoRA with peft"; section 5 of the paper, on fine-tuning.
     """
     from . import training  # imports the Trainer, which only training needs
@@ -142,6 +143,11 @@ def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate
         known = sorted({name.rpartition(".")[2] for name in names})
         if missing := [target for target in targets if target not in known]:
             raise ValueError(f"targets: no layer is called {', '.join(missing)}; expected some of {', '.join(known)}.")
+    device, processes = next(model.parameters()).device, _processes()
+    if device.type == "mps" and processes > 1:
+        raise ValueError(
+            f"{processes} processes would train {processes} models apart: nothing joins them on {device}. Start one."
+        )
     dtypes = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
     if method == "masked" and dtypes:
         raise ValueError(
@@ -154,6 +160,11 @@ def _checked(model, tokens, method, steps, batch_size, accumulate, learning_rate
     return settings | {"learning_rate": learning_rate, "targets": list(targets) if method == "lora" else None}
 
 
+def _processes() -> int:
+    """How many processes train together; the Trainer may not have joined them yet."""
+    return int(os.environ.get("WORLD_SIZE", world()[1]))
+
+
 def _identity(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor | None, every: int) -> dict:
     """What must be the same for a run to be continued."""
     return {
@@ -162,7 +173,7 @@ def _identity(model, settings: dict, tokens: torch.Tensor, heldout: torch.Tensor
         "tokens": tokens_identity(tokens, None),
         "heldout": None if heldout is None else tokens_identity(heldout, None),
         "every": None if heldout is None else every,
-        "processes": int(os.environ.get("WORLD_SIZE", world()[1])),  # the Trainer may not have joined them yet
+        "processes": _processes(),
     }
 
 

@@ -38,6 +38,7 @@ def trainer(model, tokens, settings, folder, save_every, callbacks) -> Trainer:
         disable_tqdm=True,  # Track has a bar
         report_to=[],
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process trains on one device: no DataParallel, no larger batches
     rows = [{"input_ids": row, "labels": row} for row in tokens]
     trainer = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
@@ -85,20 +86,22 @@ class KeepZeros(TrainerCallback):
     """Keeps pruned weights at exactly zero: masks their gradients, so that no norm counts them, and resets them."""
 
     def __init__(self, model):
-        layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block).values()]
-        self.masks = [(layer.weight, layer.weight.detach() == 0) for layer in layers]
+        self.layers = [layer for block in decoder_blocks(model) for layer in linear_layers(block).values()]
+        self.masks = [layer.weight.detach() == 0 for layer in self.layers]
         self.hooks = []
 
     def on_train_begin(self, *_, **__):
+        # Only now are the weights where they are trained; some backends made new parameters of them on the way there.
+        self.masks = [mask.to(layer.weight.device) for layer, mask in zip(self.layers, self.masks, strict=True)]
         self.hooks = [
-            weight.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask, 0))
-            for weight, mask in self.masks
+            layer.weight.register_hook(lambda gradient, mask=mask: gradient.masked_fill(mask, 0))
+            for layer, mask in zip(self.layers, self.masks, strict=True)
         ]
 
     @torch.no_grad()
     def on_optimizer_step(self, *_, **__):
-        for weight, mask in self.masks:
-            weight.masked_fill_(mask, 0)
+        for layer, mask in zip(self.layers, self.masks, strict=True):
+            layer.weight.masked_fill_(mask, 0)
 
     def on_train_end(self, *_, **__):
         for hook in self.hooks:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from tqdm.auto import tqdm
 
+from ..device import wait_for
+
 
 def progress_bar(silent: bool = False, **settings) -> tqdm:
     """A bar that leaves nothing behind, in a terminal as in a notebook; TQDM_DISABLE=1 silences it in both."""
@@ -31,6 +33,5 @@ class Clock:
     def __call__(self, phase: str):
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":  # kernels run on after Python has returned
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)  # kernels run on after Python has returned; other streams are others' time
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start

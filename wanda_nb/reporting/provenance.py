@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ..device import device_name
 from .identity import identity
 
 HUB_CACHE = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([^/\\]+)$")
@@ -28,7 +29,6 @@ def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
     """
     parameter = next(model.parameters())
     device = device or parameter.device
-    on_gpu = device.type == "cuda"
     own_version = package_version("wanda-nb") or "unknown"  # imported from a folder that was never installed
     return {
         "model": model_name(model.config._name_or_path),
@@ -36,7 +36,7 @@ def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
         "weights": None if parameter.is_meta else identity(model),
         "data": data,
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "device": device_name(device),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "python": platform.python_version(),
         "versions": {name: v for name in PACKAGES if (v := package_version(name))} | {"wanda-nb": own_version},
