@@ -47,6 +47,7 @@ def test_streamed(place, tokens, tmp_path):
         gpu.free = None if place == "gpu" else 10
         found = wn.calibrate(tmp_path / "dense", tokens, device="cuda", kept=tmp_path / "kept", **how, **PLACES[place])
         assert_equal(found, expected)
+        gpu.free = None
         wn.prune_checkpoint(tmp_path / "dense", tmp_path / "gpu", calibration=found, device="cuda")
         assert gpu.peak > 0 and nothing_left(gpu)
     assert files(tmp_path / "gpu") == files(tmp_path / "cpu")
