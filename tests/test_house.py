@@ -7,7 +7,9 @@ import sys
 import pytest
 from imports import PACKAGE, arrows, levels, picture
 
-METHOD = ("blocks", "capture", "scores", "masks", "updates", "methods", "allocation", "pruning")
+METHOD = (
+    "blocks", "capture", "calibration", "scores", "masks", "updates", "methods", "allocation", "pruning", "calibrating"
+)  # fmt: skip
 
 
 def test_no_arrow_goes_back_up():
@@ -37,7 +39,7 @@ def lines(path) -> int:
 
 
 def test_small_is_a_feature():
-    assert sum(lines(PACKAGE / f"{name}.py") for name in METHOD) <= 1200
+    assert sum(lines(PACKAGE / f"{name}.py") for name in METHOD) <= 1600
     assert not [path.name for path in PACKAGE.rglob("*.py") if lines(path) > 250]
 
 

@@ -19,6 +19,9 @@ FORBIDDEN = {
 READERS = {
     ("commands", "from_pretrained"): "tokenizers: transformers' own, no remote code",
     ("assets", "open"): "pinned wheels, whose sha256 is checked before anything is unpacked",
+    ("calibrating", "loads"): "what this process is about to write, from memory",
+    ("calibration", "loads"): "the metadata of a calibration, whose sha256 is checked before",
+    ("calibration", "safe_open"): "safetensors of our format: sums of another dtype, shape or sign are refused",
     ("compressed", "safe_open"): "safetensors of our format: shapes are checked before anything is allocated",
     ("perplexity", "Kept"): "losses: JSON lines under a first line with the identity of model and text",
     ("files", "open"): "for fsync",
@@ -32,6 +35,7 @@ READERS = {
     ("loading", "from_pretrained"): "models and tokenizers: no remote code; weights by safetensors or weights_only",
     ("loading", "loads"): "sizes of files in the cache",
     ("loading", "read_text"): "sizes of files in the cache",
+    ("identity", "loads"): "the model's own config, from memory",
     ("recover", "loads"): "run.json: refused unless every setting is this run's",
     ("recover", "read_text"): "run.json",
     ("records", "loads"): "the repository's own records",

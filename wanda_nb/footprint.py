@@ -157,11 +157,12 @@ class Need(NamedTuple):
 def need(model, plan, tokens, attention_mask, batch_size: int | None, there: int, starting: int = 0) -> Need:
     """What the loop takes on a device where so many bytes of blocks are ``there`` at one time.
 
-    starting: bytes of weights that are there when the first hidden states are computed; 0 if that is done elsewhere.
+    tokens: None if no block is run. starting: bytes of weights that are there when the first hidden states are
+    computed; 0 if that is done elsewhere.
     """
     blocks = decoder_blocks(model)
     selection = max(selection_bytes(plan, block) for block in blocks)
-    if not plan.statistic:
+    if tokens is None:
         return Need(0, there + selection)
     samples, length = tokens.shape
     windows = min(batch_size, samples)

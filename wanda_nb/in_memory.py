@@ -42,7 +42,7 @@ class InMemory:
         finally:
             block.to(home)  # what it has made itself
 
-    def keep(self, index: int, rows: list[dict], masks: dict) -> None:
+    def keep(self, index: int, rows: list[dict], results: dict) -> None:
         pass  # pruned in place
 
 

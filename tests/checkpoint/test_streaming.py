@@ -105,7 +105,7 @@ def test_the_destination_is_complete(tokens, tmp_path):
     source = saved(model, tmp_path / "source")
     (source / "tokenizer_config.json").write_text("{}")
     (source / "old.bin").write_text("weights of another format")
-    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, calibration={"source": "random"})
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, text={"source": "random"})
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "tokenizer_config.json", "README.md", "pruning.json", INDEX} <= names
     assert "old.bin" not in names and len([n for n in names if n.endswith(".safetensors")]) == 4

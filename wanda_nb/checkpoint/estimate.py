@@ -52,12 +52,12 @@ def estimate_pruning(
     attention_mask: torch.Tensor | None = None,
     must_fit: bool = False,
 ) -> Estimate:
-    """What pruning a checkpoint by the plan will take, with ``batch_size`` windows at a time.
+    """What pruning a checkpoint by the plan will take, with ``batch_size`` windows of tokens, if any, at a time.
 
     must_fit: raise ValueError if the device has too little free memory for it.
     """
     hidden, flops = 0, 0.0
-    if plan.statistic:
+    if tokens is not None:
         hidden = tokens.numel() * skeleton.model.config.get_text_config().hidden_size * skeleton.dtype.itemsize
         flops = loop_flops(skeleton.model, windows_by_batch(len(tokens), tokens.shape[1], batch_size)).total
     stored = max(skeleton.shards.size(names.values()) for names in skeleton.names)
@@ -82,19 +82,19 @@ def _running_on_cpu(skeleton: Skeleton, tokens, plan, batch_size, block: int) ->
     """Bytes of CPU memory that the block loop takes beside hidden states, if the largest block is stored in so many."""
     layers = [weight_matrix(layer) for layer in linear_layers(skeleton.blocks[0]).values()]
     select = 8 * max(W.numel() for W in layers)  # a score, 16-bit sizes, the mask
-    if plan.statistic and {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()} != {skeleton.dtype}:
+    if tokens is not None and {FLOATS.get(kind) for kind in skeleton.shards.kinds.values()} != {skeleton.dtype}:
         select += sum(W.numel() for W in layers)  # masks, kept until the original weights are read again
         block = max(block, _largest(skeleton))
     if plan.update:
         select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
-    compute = batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0]) if plan.statistic else 0
+    compute = 0 if tokens is None else batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
     # The block being pruned, the one before it being written, and two copies of the next while its file is read.
     return max(4 * block + compute, 3 * block + select)
 
 
 def _needed_there(skeleton: Skeleton, tokens, attention_mask, plan, batch_size, stored: int) -> Need:
     """What the block loop takes on a device that is not the CPU: the block being pruned, the next one, and all else."""
-    block = _largest(skeleton) if plan.statistic else stored
+    block = _largest(skeleton) if tokens is not None else stored
     state = skeleton.model.state_dict()
     outside = sum(state[name].nbytes for name in skeleton.before_blocks)
     starting = outside + block * len({type(block) for block in skeleton.blocks})

@@ -37,6 +37,10 @@ class Report:
     rate: float = 0.0
     #: Whether every calibration window began with the model's BOS token; None if that is not known.
     bos: bool | None = None
+    #: Whose activations were read: "sequential" or "norms of the dense model"; None if the method reads none.
+    activations: str | None = None
+    #: For a run from a calibration: what is known of its texts.
+    calibration: list[dict] | None = None
 
     @property
     def reached(self) -> float:
@@ -63,10 +67,11 @@ class Report:
         settings = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
         settings += f", {self.update} update" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
+        activations = f" · {self.activations}" if self.activations else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
-            f" · {phases} · peak memory {self.peak_memory / 2**30:.2f} GiB"
+            f"{activations} · {phases} · peak memory {self.peak_memory / 2**30:.2f} GiB"
         )
 
     def timing(self) -> str:
