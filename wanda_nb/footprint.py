@@ -219,6 +219,6 @@ def _update_bytes(plan, W: torch.Tensor) -> int:
     if plan.update == "one-shot":
         choosing = max(_ranking_bytes(plan, W), 6 * W.numel() + errors)
     else:  # so many columns at a time; of 16-bit weights some scores are alike
-        choosing = 6 * W.numel() + errors * (1.3 if plan.nm else 6 if W.element_size() == 2 else 3.4)
+        choosing = 6 * W.numel() + errors * (1.3 if plan.nm else 6 if W.element_size() == 2 else 3.7)
     updating = 4 * width**2 + W.element_size() * W.numel() + choosing + 16 * sum(W.shape)
     return int(max(19 * width**2 + 16 * sum(W.shape), updating))
