@@ -20,6 +20,7 @@ from .capture import InputNorms
 from .hardware import activation_bytes, free_memory
 from .reporting.report import gib
 from .scores import magnitude_score, wanda_score
+from .selection import DEVICE_SLAB
 from .updates import BLOCK
 
 
@@ -197,12 +198,19 @@ def statistic_bytes(plan, block) -> int:
 
 def _ranking_bytes(plan, W: torch.Tensor) -> int:
     """What scoring a layer and ranking the scores hold, the mask included. A weight's bytes are counted in the code."""
+    weights, slab = W.numel(), min(W.numel(), DEVICE_SLAB)
     narrow, by_size = W.element_size() == 2, plan.score is magnitude_score
-    scoring = (8 if narrow else 5) if by_size else (7.5 if narrow else 9) if plan.score is wanda_score else 16
+    scoring = (6 if narrow else 4) if by_size else (6 if narrow else 8) if plan.score is wanda_score else 16
     # of 16-bit sizes many are alike, and more of them at the threshold than are to go
-    tied = narrow and ((by_size and not plan.nm) or plan.group == "input")
-    ranking = 25 if plan.group == "running-sum" else 16 if tied else 13.5 if plan.nm else 6
-    return int(max(scoring, ranking) * W.numel()) + 16 * sum(W.shape)
+    tied = narrow and (plan.group == "input" or (by_size and plan.group == "output"))
+    ranking = 8.25 if plan.nm else (12 if tied else 2) + (4 if plan.group == "input" else 0)  # beside scores and mask
+    if plan.goes_by_rows:
+        held = weights + max(scoring, 4 + ranking) * slab
+    elif plan.group == "running-sum":
+        held = 25 * weights
+    else:
+        held = max(scoring * weights, 5 * weights + ranking * slab)
+    return int(held) + 16 * sum(W.shape)
 
 
 def _update_bytes(plan, W: torch.Tensor) -> int:

@@ -71,9 +71,14 @@ class Plan(NamedTuple):
         """The fraction of weights to remove from a block."""
         return self.sparsity[block] if isinstance(self.sparsity, tuple) else self.sparsity
 
+    @property
+    def goes_by_rows(self) -> bool:
+        """Whether a weight's score, and then its mask, depend on its own row alone."""
+        return self.score in BY_ROW and (self.nm is not None or self.group == "output")
+
     def mask(self, W, norm, block: int) -> torch.Tensor:
         """The mask (out, in) of a layer; a few rows at a time where each depends on itself alone, the fastest way."""
-        if self.score not in BY_ROW or not (self.nm or self.group == "output"):
+        if not self.goes_by_rows:
             return self.select(self.scored(W, norm), block)
         mask = torch.empty_like(W, dtype=torch.bool)
 

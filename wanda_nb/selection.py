@@ -141,7 +141,9 @@ def by_rows(work: Callable[[slice], object], numbers: torch.Tensor) -> None:
 
     torch.set_num_threads(1)  # of this thread, and of those that start now
     try:
-        with ThreadPoolExecutor(max(1, helpers)) as pool:  # which starts a thread only when there is work for it
+        if not helpers:
+            return worker()
+        with ThreadPoolExecutor(helpers) as pool:
             others = [pool.submit(worker) for _ in range(helpers)]
             worker()
         for other in others:
