@@ -141,7 +141,7 @@ def by_rows(work: Callable[[slice], object], numbers: torch.Tensor) -> None:
 
     torch.set_num_threads(1)  # of this thread, and of those that start now
     try:
-        if not helpers:
+        if helpers < 1:
             return worker()
         with ThreadPoolExecutor(helpers) as pool:
             others = [pool.submit(worker) for _ in range(helpers)]
