@@ -437,6 +437,13 @@ def flip(path):
     path.write_bytes(content)
 
 
+def said_otherwise(path):
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    metadata["about"] = metadata["about"].replace("letters", "lessons")
+    save_file(load_file(path), path, metadata)
+
+
 def set_sum(value):
     def edit(tensors):
         tensors["model.layers.1.mlp.down_proj"][3] = value
@@ -465,6 +472,7 @@ def lost(tensors):
     [
         (cut, "norms is damaged or cut short .*make or fetch it again"),
         (flip, "norms was altered after it was written, or is damaged"),
+        (said_otherwise, "norms was altered after it was written, or is damaged"),
         (lambda path: path.write_text("my notes"), "norms is damaged or cut short"),
         (lambda path: path.write_bytes(b""), "norms is damaged or cut short"),
         (lambda path: save_file({"a": torch.ones(2)}, path), "norms holds no calibration: expected"),
