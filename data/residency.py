@@ -124,11 +124,11 @@ def timeline(gpu: Watched) -> list[dict]:
 
 
 def predicted(model, tokens, batch_size: int) -> int:
-    """Bytes at the worst moment, as notebook 03 predicts them: in the MLP of propagate."""
+    """Bytes at the worst moment, as notebook 03 predicts them: in the MLP."""
     config, itemsize = model.config, next(model.parameters()).element_size()
     width, inner = config.hidden_size, config.intermediate_size
     block = sum(layer.weight.nbytes for layer in wn.linear_layers(wn.decoder_blocks(model)[0]).values())
-    return block + itemsize * (tokens.numel() * width + (3 * inner + 4 * width) * batch_size * tokens.shape[1])
+    return block + itemsize * (tokens.numel() * width + 3 * (inner + width) * batch_size * tokens.shape[1])
 
 
 def main() -> None:

@@ -32,6 +32,8 @@ READERS = {
     ("unfinished", "read_bytes"): "half-finished work, refused unless the first line is ours",
     ("unfinished", "read_text"): "records, refused unless they are JSON with what was asked",
     ("hardware", "open"): "hidden states of this very process",
+    ("larger", "load_file"): "safetensors that the check of an exercise has written itself",
+    ("larger", "read_bytes"): "files that the check of an exercise has written itself",
     ("loading", "from_pretrained"): "models and tokenizers: no remote code; weights by safetensors or weights_only",
     ("loading", "loads"): "sizes of files in the cache",
     ("loading", "read_text"): "sizes of files in the cache",
