@@ -198,11 +198,11 @@ def statistic_bytes(plan, block) -> int:
 def _ranking_bytes(plan, W: torch.Tensor) -> int:
     """What scoring a layer and ranking the scores hold, the mask included. A weight's bytes are counted in the code."""
     narrow, by_size = W.element_size() == 2, plan.score is magnitude_score
-    scoring = (8 if narrow else 5) if by_size else (6 if narrow else 8) if plan.score is wanda_score else 16
+    scoring = (8 if narrow else 5) if by_size else (7.5 if narrow else 9) if plan.score is wanda_score else 16
     # of 16-bit sizes many are alike, and more of them at the threshold than are to go
     tied = narrow and ((by_size and not plan.nm) or plan.group == "input")
-    ranking = 25 if plan.group == "running-sum" else 16 if tied else 6
-    return max(scoring, ranking) * W.numel() + 16 * sum(W.shape)
+    ranking = 25 if plan.group == "running-sum" else 16 if tied else 13.5 if plan.nm else 6
+    return int(max(scoring, ranking) * W.numel()) + 16 * sum(W.shape)
 
 
 def _update_bytes(plan, W: torch.Tensor) -> int:
@@ -212,6 +212,6 @@ def _update_bytes(plan, W: torch.Tensor) -> int:
     if plan.update == "one-shot":
         choosing = max(_ranking_bytes(plan, W), 6 * W.numel() + errors)
     else:  # so many columns at a time; of 16-bit weights some scores are alike
-        choosing = 6 * W.numel() + errors * (1.3 if plan.nm else 6 if W.element_size() == 2 else 3.4)
+        choosing = 6 * W.numel() + errors * (1.3 if plan.nm else 6 if W.element_size() == 2 else 3.7)
     updating = 4 * width**2 + W.element_size() * W.numel() + choosing + 16 * sum(W.shape)
     return int(max(19 * width**2 + 16 * sum(W.shape), updating))

@@ -15,7 +15,8 @@ SHAPES = [
     {"intermediate_size": 160},
     {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 8, "dtype": torch.bfloat16},
     {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 8, "vocab_size": 512},
-    {"hidden_size": 16, "intermediate_size": 96, "num_hidden_layers": 5, "dtype": torch.bfloat16},
+    {"vocab_size": 4096},  # the embeddings take more than the blocks
+    {"hidden_size": 16, "intermediate_size": 96, "dtype": torch.bfloat16},
 ]
 METHODS = ("wanda", "magnitude", "ria", "variant", "sparsegpt", "2:4", "one-shot", "padding")
 
@@ -35,12 +36,11 @@ class AtOnce:
         pass
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["states there", "states at home"])
-@pytest.mark.parametrize("how", METHODS)
+@pytest.mark.parametrize(("how", "there"), [*((how, True) for how in METHODS), ("wanda", False)])
 def test_the_estimate_of_a_stream(how, there, tokens, tmp_path):
     how, ratios = {"batch_size": 2, **HOW[how]}, []
     for number, shape in enumerate(SHAPES):
-        source, out = saved(tmp_path / f"dense{number}", **shape), tmp_path / f"out{number}"
+        source, out = saved(tmp_path / f"dense{number}", num_hidden_layers=2, **shape), tmp_path / f"out{number}"
         with pretended_gpu.device() as gpu, states_lie(there), replaced("ThreadPoolExecutor", AtOnce):
             found = wn.estimate_checkpoint(source, text(how, tokens), device="cuda", **how)
             wn.prune_checkpoint(source, out, text(how, tokens), device="cuda", **how)
@@ -48,14 +48,14 @@ def test_the_estimate_of_a_stream(how, there, tokens, tmp_path):
     assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
 
 
-@pytest.mark.parametrize("how", METHODS)
+@pytest.mark.parametrize("how", ["wanda", "magnitude", "ria", "variant", "2:4", "padding", "one-shot"])
 def test_the_estimate_of_visits(how, tokens, monkeypatch):
     how, ratios, found = HOW[how], [], []
     Need = inner("Need")[0].Need
     monkeypatch.setattr(Need, "check", lambda need, device: found.append(need.hidden + need.others))
     for shape in SHAPES:
         with pretended_gpu.device() as gpu:
-            wn.prune(tiny_model(**shape), text(how, tokens), device="cuda", batch_size=2, **how)
+            wn.prune(tiny_model(num_hidden_layers=2, **shape), text(how, tokens), device="cuda", batch_size=2, **how)
             ratios.append(found.pop() / gpu.peak)
     assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
 
