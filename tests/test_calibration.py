@@ -585,6 +585,9 @@ def test_killed_it_goes_on(blocks, place, statistic, model, tokens, tmp_path, mo
     monkeypatch.setattr(calibrating, "_note", lambda index, *rest: noted.append(index) or note(index, *rest))
     assert equal(wn.calibrate(source, tokens, **how), whole)
     assert noted[blocks:] == [0, 1, 2][blocks:]
+    (tmp_path / "kept" / "block-00001.safetensors").unlink()
+    again = wn.calibrate(source, tokens, **how)
+    assert equal(again, whole) and list(again) == list(whole) and noted[-1] == 1
 
 
 @pytest.mark.parametrize("change", ["tokens", "mask", "model", "dtype", "statistic", "text", "folder"])
