@@ -49,7 +49,7 @@ def prune(
     Block by block: run the block on its inputs and note the norm of every input channel, prune its linear layers, then
     run it again, so that the next block sees the output of the pruned one. Embeddings, norms and head are not pruned.
 
-    tokens: calibration windows, LongTensor (samples, length); may be None for magnitude.
+    tokens: calibration windows, LongTensor (samples, length); None for magnitude, or with a calibration.
     method: ``"wanda"``, ``"magnitude"``, ``"sparsegpt"``, ``"ria"``, ``"wanda-variant"`` (the paper's appendix), or
     your own ``score(W, norm) -> (out, in)``.
     sparsity: the fraction of each comparison group to remove, in [0, 1); by default 0.5, or what the pattern removes.
