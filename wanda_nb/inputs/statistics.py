@@ -31,12 +31,17 @@ class Captured:
 
         With ``dense``, an expert may have seen none: more text can be added to a calibration.
         """
-        with self.clock("capture"), self.statistic(block, exact=self.dense) as sums:
-            if self.dense:
-                self._run(index, block, device)
-            else:
-                self.states.capture(index, block, device, sums)
-        sums.sum_over_ranks()
+        with self.clock("capture"):
+            with self.statistic(block, exact=self.dense) as sums:
+                if self.dense:
+                    self._run(index, block, device)
+                else:
+                    self.states.capture(index, block, device, sums)
+            sums.sum_over_ranks()
+            self._check(index, block, sums)
+        return sums
+
+    def _check(self, index: int, block: nn.Module, sums) -> None:
         state = "The model is as it was" if self.dense else f"Blocks before {index} are already pruned"
         for name in linear_layers(block):
             if name in sums:
@@ -50,7 +55,6 @@ class Captured:
                 raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {state}.")
             elif not self.dense:
                 raise _no_token(name, index, state)
-        return sums
 
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Replace the block's input by its output, unless that was done while it was watched."""
