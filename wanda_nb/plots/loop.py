@@ -94,10 +94,11 @@ def residency(timeline: list[dict], predicted: float):
     totals = [sum(there) for there in zip(*heights.values(), strict=True)]
     highest = max(totals)
     axes.axhline(predicted / 1e6, color="black", linestyle="--", linewidth=1.2)
-    axes.text(0, predicted / 1e6 * 1.02, f"predicted peak {predicted / 1e6:.1f}", va="bottom", fontsize=11)
-    axes.plot(moments[totals.index(highest)], highest, "o", color="black", markersize=7)
-    axes.annotate(f"measured {highest:.1f}", (moments[totals.index(highest)], highest), (6, 5),
-                  textcoords="offset points", fontsize=11)  # fmt: skip
+    dot = moments[totals.index(highest)]
+    axes.plot(dot, highest, "o", color="black", markersize=7)
+    axes.annotate(f"measured {highest:.1f}", (dot, highest), (6, 5), textcoords="offset points", fontsize=11)
+    aside = {"x": start, "ha": "right"} if dot < start / 2 else {"x": 0, "ha": "left"}
+    axes.text(y=predicted / 1e6 * 1.02, s=f"predicted peak {predicted / 1e6:.1f}", va="bottom", fontsize=11, **aside)
     numbers = sorted({row["block"] for row in timeline})
     axes.set(xlim=(0, start), ylim=(0, 1.25 * max(highest, predicted / 1e6)), ylabel="on the device, MB")
     axes.set_xticks([start * (place + 0.5) / len(numbers) for place in range(len(numbers))])
@@ -135,17 +136,15 @@ def phase_seconds(seconds: dict, predicted: dict):
     """
     figure, axes = plt.subplots(figsize=(7, 0.9 + 0.4 * len(seconds)))
     colors = {"capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}
-    bars = axes.barh(
-        list(seconds), list(seconds.values()), color=[colors.get(phase, "#b0b8bc") for phase in seconds], height=0.7
-    )
-    axes.bar_label(bars, [f"{value:.1f} s" for value in seconds.values()], padding=12)
-    if predicted:
-        rows = [list(seconds).index(phase) for phase in predicted]
-        ticks = {"color": "black", "markersize": 26, "markeredgewidth": 2.5}
-        axes.plot(list(predicted.values()), rows, "|", label="predicted", **ticks)
-        axes.legend(loc="upper right", markerscale=0.6)
+    longest = max(*seconds.values(), *predicted.values())
+    for row, (phase, value) in enumerate(seconds.items()):
+        axes.barh(phase, value, color=colors.get(phase, "#b0b8bc"), height=0.7)
+        guess = predicted.get(phase, 0.0)
+        axes.text(max(value, guess) + 0.02 * longest, row, f"{value:.1f} s", va="center")
+        if guess:
+            axes.plot([guess, guess], [row - 0.42, row + 0.42], color="black", linewidth=2.5)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.25 * max(*seconds.values(), *predicted.values()))
+    axes.set_xlim(0, 1.15 * longest)
     axes.tick_params(axis="y", length=0)
-    axes.set(xlabel="seconds", title="Where the seconds went")
+    axes.set(xlabel="seconds", title="Where the seconds went" + " (ticks: predicted)" * bool(predicted))
     return figure
