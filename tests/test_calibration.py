@@ -211,7 +211,9 @@ def test_no_block_is_run(model, tokens, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "how", [{"method": "ria"}, {"method": "wanda-variant"}, {"method": lambda W, n: W.abs() * n.sqrt()}], ids=str
+    "how",
+    [{"method": "ria"}, {"method": "wanda-variant"}, {"method": lambda W, n: W.abs() * n.sqrt()}],
+    ids=["ria", "variant", "own"],
 )
 def test_every_score_reads_the_same_norms(how, tokens, tmp_path):
     source = saved(tiny_model(), tmp_path / "source")
