@@ -25,7 +25,7 @@ lab: $(DONE)  ## open the notebooks
 	$(BIN)/python -m jupyter lab notebooks
 
 notebooks: $(DONE)  ## run all notebooks again and store their outputs
-	$(BIN)/python notebooks/run.py --inplace 0
+	$(BIN)/python notebooks/run.py --inplace 0 10
 
 SITE := build/site
 site:  ## the notebooks as HTML with navigation and search: build/site/_build/html

@@ -63,6 +63,7 @@ class Gpu(Clocks):
         self.alive = self.peak = self.emptied = 0  # bytes, bytes, calls of empty_cache
         self.lacks: tuple[str, ...] = ()  # operators, such as "aten::kthvalue"
         self.free: int | None = None  # what the device says is free, if not the truth
+        self.kept = 0  # bytes that the allocator keeps for later
         self.initialised = False
         self.copies: list[Copy] = []
         self.memories: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # storage on the device -> Memory
@@ -220,7 +221,7 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
 
     def memory_info(*_):
         initialise()
-        return gpu.total - gpu.alive if gpu.free is None else gpu.free, gpu.total
+        return gpu.total - gpu.alive - gpu.kept if gpu.free is None else gpu.free, gpu.total
 
     def no_account(*_):
         raise RuntimeError("The allocator of mps is no DeviceAllocator.")
@@ -234,6 +235,9 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
     def alive(*_):
         return gpu.alive
 
+    def reserved(*_):
+        return gpu.alive + gpu.kept
+
     properties = SimpleNamespace(name=name, total_memory=gpu.total, major=capability[0], minor=capability[1])
     accounts = ("max_memory_allocated", "memory_allocated", "reset_peak_memory_stats", "get_memory_info")
     return {
@@ -241,6 +245,7 @@ def offered(gpu: Gpu, name: str, capability: tuple[int, int]) -> dict:
         **dict.fromkeys(("set_device", "set_device_index"), initialise),
         **dict.fromkeys(("mem_get_info", "get_memory_info"), memory_info),
         **dict.fromkeys(("memory_allocated", "current_allocated_memory", "driver_allocated_memory"), alive),
+        **dict.fromkeys(("memory_reserved", "max_memory_reserved"), reserved),
         **dict.fromkeys(("is_built", "is_available"), lambda: True),
         "is_initialized": lambda: gpu.initialised, "device_count": lambda: 1,
         "current_accelerator": lambda *_, **__: gpu.device, "recommended_max_memory": lambda: gpu.total,

@@ -289,3 +289,13 @@ def test_code_that_only_computes_is_not(compute):
     with value_reads() as reads:
         compute(torch.arange(4.0))
     assert not reads
+
+
+def test_a_call_with_no_tokens_is_none():
+    """As some code calls every expert, whether it was chosen or not: zeros would be taken for norms."""
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    with wn.InputNorms(layers) as norms:
+        layers[0](torch.ones(0, 3))
+        layers[1](torch.ones(0, 3))
+        layers[1](torch.ones(4, 3))
+    assert "0" not in norms and norms.tokens == {"1": 4} and norms["1"].tolist() == [2, 2, 2]

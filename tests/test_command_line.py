@@ -15,6 +15,7 @@ from tiny import ALPHABET, letters_of, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import wanda_nb as wn
+from wanda_nb import calibration
 from wanda_nb.__main__ import main, parser
 from wanda_nb.recovery import training
 from wanda_nb.reporting import unfinished
@@ -135,6 +136,58 @@ def no_work(monkeypatch):
         monkeypatch.setattr(wn, name, lambda *_, **__: pytest.fail("work was done"))
 
 
+def calibrating(small, path, *more):
+    return ["calibrate", str(small / "a"), str(path), "--text", str(small / "text.txt"), "--samples", "4",
+            "--length", "16", "--device", "cpu", *more]  # fmt: skip
+
+
+def test_calibrate_then_prune_without_text(small, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "norms.safetensors"
+    assert main(calibrating(small, path, "--dry-run")) == 0 and not [*tmp_path.iterdir()]
+    assert main(calibrating(small, path)) == 0 and [*tmp_path.iterdir()] == [path]
+    shown = capsys.readouterr().out
+    assert "estimate: memory" in shown and "norms of 21 layers of a over 64 tokens" in shown and "saved: " in shown
+    tokenizer = AutoTokenizer.from_pretrained(small / "a")
+    tokens = wn.calibration_tokens(tokenizer, small / "text.txt", samples=4, length=16)
+    found, expected = wn.load_calibration(path), wn.calibrate(small / "a", tokens)
+    assert all(torch.equal(found.sums[name], expected.sums[name]) for name in expected)
+    told = {"source": str(small / "text.txt"), "samples": 4, "length": 16, "seed": 0}
+    assert {key: found.texts()[0][key] for key in told} == told
+    no_work(monkeypatch)
+    monkeypatch.setattr(wn, "calibration_tokens", lambda *_, **__: pytest.fail("text was read"))
+    words = ["prune", str(small / "a"), str(tmp_path / "out"), "--device", "cpu", "--pattern", "2:4"]
+    assert main([*words, "--calibration", str(path)]) == 0
+    assert "norms of the dense model" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(small / "a")
+    wn.prune(model, calibration=expected, pattern="2:4")
+    got = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(tensor, got[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(SystemExit):
+        main([*words, "--calibration", str(path), "--text", "wikipedia"])
+
+
+def test_calibrate_overwrites_nothing_and_goes_on(small, tmp_path, monkeypatch, capsys):
+    path, taken = tmp_path / "norms.safetensors", tmp_path / "notes"
+    taken.write_text("my notes")
+    assert main(calibrating(small, taken)) == 2 and "is there already" in capsys.readouterr().err
+    assert main(calibrating(small, tmp_path / "no" / "folder")) == 2
+    assert "in no folder that exists" in capsys.readouterr().err and taken.read_text() == "my notes"
+
+    def breaks(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(calibration, "settle", breaks)
+        main(calibrating(small, path))
+    save, saved = calibration.Calibration.save, []
+    monkeypatch.setattr(calibration.Calibration, "save", lambda part, path: saved.append(path) or save(part, path))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(calibration.Calibration, "save", lambda part, at: save(part, at) if at != path else breaks())
+        main(calibrating(small, path))
+    assert main(calibrating(small, path)) == 0 and saved == [path]
+    assert {p.name for p in tmp_path.iterdir()} == {"norms.safetensors", "notes"}
+
+
 def recovering(small, source, destination, *more):
     return ["recover", str(source), str(destination), "--text", str(small / "text.txt"), "--length", "16",
             "--batch-size", "2", "--steps", "2", "--device", "cpu", *more]  # fmt: skip
@@ -239,7 +292,7 @@ def test_what_is_no_record_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     "device", ["foo", "cuda:99", "meta", "cpu:-1", ""] + ["cuda"] * (not torch.cuda.is_available())
 )
-@pytest.mark.parametrize("command", ["prune", "evaluate", "recover"])
+@pytest.mark.parametrize("command", ["calibrate", "prune", "evaluate", "recover"])
 def test_a_device_that_is_not_there_is_said_in_one_line(command, device, processes, monkeypatch, capsys):
     if processes:
         monkeypatch.setenv("WORLD_SIZE", processes)

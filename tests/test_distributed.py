@@ -62,6 +62,26 @@ def test_on_disk_the_first_rank_writes(folder):
     assert agreement(got, alone.state_dict()) >= 0.9999
 
 
+def test_calibrating_each_rank_reads_its_share_and_gets_the_whole(folder):
+    done = torchrun(SCRIPT, "calibrate", folder)
+    assert done.returncode == 0, done.stderr
+    seen = [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
+    assert [s["windows"] for s in seen] == [4, 3] and seen[0]["ranks"] == 2
+    tokens = torch.load(folder / "tokens.pt")
+    alone = wn.calibrate(tiny_model(), tokens)
+    for place in ("memory", "disk"):
+        both = [wn.load_calibration(folder / f"{place}{rank}.safetensors") for rank in (0, 1)]
+        assert all(torch.equal(both[0].sums[name], both[1].sums[name]) for name in alone)
+        assert both[0].tokens == both[1].tokens == alone.tokens and both[0].texts() == alone.texts()
+        assert len([*(folder / f"{place}-kept").glob("block-*.safetensors")]) == 3
+        for name in alone:
+            torch.testing.assert_close(both[0][name], alone[name], rtol=1e-5, atol=0)
+        one, other = tiny_model(), tiny_model()
+        wn.prune(one, calibration=both[0])
+        wn.prune(other, calibration=alone)
+        assert agreement(one.state_dict(), other.state_dict()) >= 0.9999
+
+
 def test_a_rank_that_dies_ends_all_with_its_message(folder):
     start = time.perf_counter()
     done = torchrun(SCRIPT, "dies", folder)

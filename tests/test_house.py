@@ -7,7 +7,7 @@ import sys
 import pytest
 from imports import PACKAGE, arrows, levels, picture
 
-METHOD = ("blocks", "capture", "scores", "masks", "updates", "methods", "allocation", "pruning")
+METHOD = "blocks", "capture", "scores", "masks", "updates", "methods", "allocation", "pruning"
 
 
 def test_no_arrow_goes_back_up():

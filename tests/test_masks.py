@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import wanda_nb as wn
-from wanda_nb.masks import SLAB, parse_pattern
+from wanda_nb.masks import parse_pattern
+from wanda_nb.selection import SLAB
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
@@ -81,7 +82,7 @@ def few_levels(rows, columns, levels=300):
 @pytest.mark.parametrize("levels", [2, 1000])
 def test_layers_of_many_slabs_are_the_oracles(rows, columns, levels, monkeypatch):
     """Whole and ragged last slabs, rows longer than a slab, ties on either side of a seam."""
-    monkeypatch.setattr("wanda_nb.masks.SLAB", 64)
+    monkeypatch.setattr("wanda_nb.selection.SLAB", 64)
     score = few_levels(rows, columns, levels)
     for sparsity in (0.1, 0.5, 0.9):
         for group in ("output", "input", "layer"):
@@ -116,11 +117,16 @@ class Elsewhere(torch.Tensor):
 
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_the_way_of_other_devices_is_the_oracles(levels, monkeypatch):
-    monkeypatch.setattr("wanda_nb.masks.SLAB", 64)
+    monkeypatch.setattr("wanda_nb.selection.SLAB", 16)
+    monkeypatch.setattr("wanda_nb.selection.DEVICE_SLAB", 96)
     score = few_levels(7, 40, levels)
-    for sparsity in (0.1, 0.5, 0.9):
-        mask = wn.prune_mask(score.as_subclass(Elsewhere), sparsity)
-        assert mask.tolist() == oracle.prune_mask(score.tolist(), sparsity, "output")
+    there = score.as_subclass(Elsewhere)
+    for sparsity in (0, 0.1, 0.5, 0.9):
+        for group in ("output", "input", "layer"):
+            mask = wn.prune_mask(there, sparsity, group)
+            assert mask.tolist() == oracle.prune_mask(score.tolist(), sparsity, group)
+    for n, m in ((2, 4), (3, 8), (3, 10)):
+        assert wn.nm_mask(there, n, m).tolist() == oracle.nm_mask(score.tolist(), n, m)
 
 
 def test_scores_in_float64_are_told_apart():

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import pruning
+from wanda_nb import calibrating, pruning
 from wanda_nb.checkpoint import streaming
 from wanda_nb.distributed import join_processes, world
 
@@ -28,7 +28,7 @@ def watched(model, tokens, *settings):
 
 
 first = pruning.first_hidden_states
-pruning.first_hidden_states = streaming.first_hidden_states = watched
+pruning.first_hidden_states = streaming.first_hidden_states = calibrating.first_hidden_states = watched
 
 if what == "memory":
     model = tiny_model()
@@ -36,6 +36,10 @@ if what == "memory":
     torch.save(model.state_dict(), folder / f"rank{rank}.pt")
 elif what == "disk":
     wn.prune_checkpoint(folder / "source", folder / "out", tokens)
+elif what == "calibrate":
+    for name, source in (("memory", tiny_model()), ("disk", folder / "source")):
+        found = wn.calibrate(source, tokens, kept=folder / f"{name}-kept")
+        found.save(folder / f"{name}{rank}.safetensors")
 elif what == "dies":
     if rank == 1:
         tokens[:] = 10**6  # another text than the first rank's, which no model knows

@@ -4,6 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .allocation import owl_sparsity
 from .blocks import decoder_blocks, linear_layers, sparsity, weight_matrix
+from .calibrating import calibrate
+from .calibration import Calibration, load_calibration
 from .capture import InputGrams, InputNorms
 from .checkpoint.compressed import load_compressed, save_compressed
 from .checkpoint.save import save_pruned
@@ -31,11 +33,13 @@ except PackageNotFoundError:  # imported from a folder that was never installed
     __version__ = "unknown"
 
 __all__ = [
+    "Calibration",
     "InputGrams",
     "InputNorms",
     "Recovery",
     "Report",
     "ZeroShot",
+    "calibrate",
     "calibration_tokens",
     "complete",
     "decoder_blocks",
@@ -46,6 +50,7 @@ __all__ = [
     "inverse_factor",
     "least_squares",
     "linear_layers",
+    "load_calibration",
     "load_compressed",
     "load_model",
     "magnitude_score",

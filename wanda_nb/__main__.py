@@ -1,4 +1,4 @@
-"""python -m wanda_nb prune | evaluate | recover: what has outgrown a notebook."""
+"""python -m wanda_nb calibrate | prune | evaluate | recover: what has outgrown a notebook."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("python -m wanda_nb", description=wn.__doc__)
     top.add_argument("--version", action="version", version=f"wanda-nb {wn.__version__}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="command")
-    for add_command in (_add_prune, _add_evaluate, _add_recover):
+    for add_command in (_add_calibrate, _add_prune, _add_evaluate, _add_recover):
         add_command(subparsers)
     return top
 
@@ -53,6 +53,27 @@ def _add_command(subparsers, run, text: str) -> argparse.ArgumentParser:
     return command
 
 
+def _add_calibrate(subparsers) -> None:
+    command = _add_command(
+        subparsers,
+        commands.calibrate,
+        "Sum up what the layers of a dense checkpoint read in a text, into a small file, by which prune --calibration "
+        f"then needs no text. {RESUMES} Under torchrun, the processes share the calibration windows.",
+    )
+    command.add_argument("file", type=Path, help="a new file, such as norms.safetensors")
+    command.add_argument("--statistic", choices=("norm", "gram"), default="norm", help="gram: for updates; it is large")
+    _add_text(command, command)
+
+
+def _add_text(command, text) -> None:
+    """The arguments that say which calibration windows are drawn. text: the command or a group of it."""
+    text.add_argument("--text", default="c4", help=f"{TEXT}; or published: what the published code draws of C4")
+    command.add_argument("--samples", type=int, default=128, help="calibration windows, as published")
+    command.add_argument("--length", type=int, help="tokens in each window; by default 2048, or the model's limit")
+    command.add_argument("--seed", type=int, default=0, help="of the draw of calibration windows")
+    command.add_argument("--budget", type=float, help="GiB of CPU memory for hidden states before they go to a file")
+
+
 def _add_prune(subparsers) -> None:
     command = _add_command(
         subparsers,
@@ -67,11 +88,11 @@ def _add_prune(subparsers) -> None:
     target.add_argument("--pattern", help="N:M, such as 2:4: keep 2 of every 4 weights along the input")
     command.add_argument("--group", help="output, input or layer: which weights are compared; by default as published")
     command.add_argument("--update", choices=UPDATES[1:], help="move the kept weights to make up for the removed ones")
-    command.add_argument("--text", default="c4", help=f"{TEXT}; or published: what the published code draws of C4")
-    command.add_argument("--samples", type=int, default=128, help="calibration windows, as published")
-    command.add_argument("--length", type=int, help="tokens in each window; by default 2048, or the model's limit")
-    command.add_argument("--seed", type=int, default=0, help="of the draw of calibration windows")
-    command.add_argument("--budget", type=float, help="GiB of CPU memory for hidden states before they go to a file")
+    text = command.add_mutually_exclusive_group()
+    text.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="what calibrate wrote of this model, and no text"
+    )
+    _add_text(command, text)
 
 
 def _add_evaluate(subparsers) -> None:

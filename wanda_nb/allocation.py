@@ -13,14 +13,14 @@ LIMIT = 0.999  # the highest sparsity of a block
 
 
 def owl_sparsity(
-    model, tokens, sparsity: float = 0.5, threshold: float = 5.0, spread: float = 0.08, **settings
+    model, tokens=None, sparsity: float = 0.5, threshold: float = 5.0, spread: float = 0.08, **settings
 ) -> list[float]:
     """One sparsity per block, lower where more weights have outlying Wanda scores; their mean is ``sparsity``.
 
     An outlier scores more than ``threshold`` times the mean of its block. The blocks' shares of outliers, stretched to
     a range of ``2 * spread``, lower their sparsities from a common level, such that the mean over all weights is
     ``sparsity``. Each stays between 0 and 0.999 (or ``sparsity``, if that is higher).
-    settings: attention_mask, device, batch_size, as in ``prune``.
+    settings: attention_mask, calibration (in place of tokens), device, batch_size, as in ``prune``.
     Use: ``prune(model, tokens, sparsity=owl_sparsity(model, tokens, 0.7))``. The model is not changed.
     Yin et al., *Outlier Weighed Layerwise Sparsity (OWL)*, ICML 2024; their code's settings.
     """

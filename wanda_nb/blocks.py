@@ -87,6 +87,12 @@ def decoder_blocks(model: nn.Module) -> list[nn.Module]:
     return list(next(iter(stacks.values())))
 
 
+def block_names(model: nn.Module) -> list[str]:
+    """The names of the decoder blocks in the model, such as ``model.layers.0``."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(block)] for block in decoder_blocks(model)]
+
+
 def linear_layers(block: nn.Module) -> dict[str, nn.Module]:
     """The prunable layers of a block, ``{name: nn.Linear or Conv1D}`` in the block's own order.
 
@@ -160,8 +166,13 @@ def check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:
                     f"{name} in block {index} is on the meta device: load all weights first, say into CPU memory."
                 )
     for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
+        if not is_finite(parameter):
             raise ValueError(f"{name} has values that are not finite: expected finite ones. Is the checkpoint damaged?")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite; in one pass, with no copy."""
+    return not tensor.numel() or all(bool(edge.isfinite()) for edge in tensor.detach().aminmax())
 
 
 def sparsity(model: PreTrainedModel) -> float:

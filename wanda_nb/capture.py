@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .blocks import linear_layers, weight_matrix
+from .device import has_float64
 from .distributed import sum_over_ranks, world
 
 
@@ -19,12 +20,20 @@ class AllInputsSeen(Exception):
 
 
 class _InputSums(Mapping):
-    """Sums over the inputs of every linear layer in a block, taken by hooks; see InputNorms."""
+    """Sums over the inputs of every linear layer in a block, taken by hooks; see InputNorms.
 
-    def __init__(self, block: nn.Module):
+    exact: add the batches up in float64, which loses nothing however many there are; each is summed in float32.
+    """
+
+    def __init__(self, block: nn.Module, exact: bool = False):
         self._layers = linear_layers(block)
-        self._sums: dict[str, torch.Tensor] = {}
-        self._last: tuple = (None, None, None, None)
+        self._exact = exact
+        self._home: torch.device | None = None  # of the sums in float64
+        #: What is summed up, by layer: squares (in,), or XᵀX (in, in).
+        self.sums: dict[str, torch.Tensor] = {}
+        #: Over how many tokens, by layer.
+        self.tokens: dict[str, int] = {}
+        self._last: tuple = (None, None, None, None, 0)
         self._hooks: list = []
         #: Which tokens of the current batch count, (batch, length), 0 for padding; None: all.
         self.token_mask: torch.Tensor | None = None
@@ -42,31 +51,42 @@ class _InputSums(Mapping):
     def __exit__(self, *error) -> None:
         while self._hooks:
             self._hooks.pop().remove()
-        self._last = (None, None, None, None)
+        self._last = (None, None, None, None, 0)
 
     def _watch(self, name: str):
         def hook(layer, args, kwargs):
             x = args[0] if args else kwargs["input"]
-            addend = self._addend_of(name, x)
-            if name in self._sums:
-                self._sums[name] += addend
-            else:
-                self._sums[name] = addend.clone()
+            addend, tokens = self._addend_of(name, x)
+            if tokens:  # an expert may be called with none
+                self.tokens[name] = self.tokens.get(name, 0) + tokens
+                self.sums[name] = self.sums[name].add_(addend) if name in self.sums else addend.clone()
             self.called.append(name)
             if self.called == self.stop_after:
                 raise AllInputsSeen
 
         return hook
 
-    def _addend_of(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What a layer's input adds; computed once for q, k and v, which read one tensor, until it is written into."""
+    def _addend_of(self, name: str, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """What a layer's input adds, and how many tokens it holds.
+
+        Computed once for q, k and v, which read one tensor, until it is written into.
+        """
         version = write_count(x)
-        last, last_version, last_mask, addend = self._last
+        last, last_version, last_mask, *addend_and_tokens = self._last
         if x is last and self.token_mask is last_mask and version is not None and version == last_version:
+            return tuple(addend_and_tokens)
+        X = self._rows(name, x.detach())
+        addend = self._summed(X)
+        self._last = (x, version, self.token_mask, addend, len(X))
+        return addend, len(X)
+
+    def _summed(self, X: torch.Tensor) -> torch.Tensor:
+        addend = self._addend(X)
+        if not self._exact:
             return addend
-        addend = self._addend(self._rows(name, x.detach()))
-        self._last = (x, version, self.token_mask, addend)
-        return addend
+        if self._home is None:
+            self._home = X.device if has_float64(X.device) else torch.device("cpu")
+        return addend.to(self._home, torch.float64)
 
     def sum_over_ranks(self) -> None:
         """Replace each sum by the one over the tokens of all ranks; with a single process, do nothing."""
@@ -74,11 +94,13 @@ class _InputSums(Mapping):
             return
         for name, layer in self._layers.items():
             W = weight_matrix(layer)
-            if not sum_over_ranks(torch.tensor(int(name in self._sums), device=W.device)):
+            tokens = int(sum_over_ranks(torch.tensor(self.tokens.get(name, 0), device=W.device)))
+            if not tokens:
                 continue  # an expert that no rank's tokens chose
-            if name not in self._sums:
-                self._sums[name] = self._addend(torch.zeros(1, W.shape[1], device=W.device))
-            sum_over_ranks(self._sums[name])
+            if name not in self.sums:
+                self.sums[name] = self._summed(torch.zeros(1, W.shape[1], device=W.device))
+            self.tokens[name] = tokens
+            sum_over_ranks(self.sums[name])
 
     def _rows(self, name: str, x: torch.Tensor) -> torch.Tensor:
         rows, mask = x.reshape(-1, x.shape[-1]), self.token_mask
@@ -95,13 +117,13 @@ class _InputSums(Mapping):
         raise NotImplementedError
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._sums[name]
+        return self.sums[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._layers if name in self._sums)
+        return (name for name in self._layers if name in self.sums)
 
     def __len__(self) -> int:
-        return len(self._sums)
+        return len(self.sums)
 
 
 class InputNorms(_InputSums):

@@ -1,4 +1,4 @@
-"""What `python -m wanda_nb` does: prune, evaluate and recover, each from a model to a new folder or a record."""
+"""What `python -m wanda_nb` does: calibrate, prune, evaluate and recover, each from a model to a folder or a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from .inputs.tasks import PAPER_TASKS
 from .inputs.text import begin_with_bos
 from .methods import METHODS
 from .reporting.identity import identity, tokens_identity
+from .reporting.progress import duration
 from .reporting.provenance import provenance
+from .reporting.report import gib
 from .reporting.unfinished import same_call
 
 
@@ -35,30 +37,62 @@ def say(*words) -> None:
 def prune(arguments, device, dtype) -> None:
     """Prune a checkpoint folder into a new one."""
     folder = model_folder(arguments.model, accept_terms=arguments.accept_terms)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start = time.perf_counter()
-    calibration = {"source": arguments.text}
-    calibration |= {name: getattr(arguments, name) for name in ("samples", "length", "seed")}
-    calibration |= {} if arguments.bos is None else {"bos": arguments.bos}
-    if arguments.length is None:
-        calibration["length"] = min(2048, getattr(Skeleton(folder).model.config, "max_position_embeddings", 2048))
-    draw = wn.calibration_tokens
-    if arguments.text == "published":
-        draw, calibration["source"] = wn.published_windows, "hub:c4"
-    reads_inputs = METHODS[arguments.method].reads_inputs or arguments.update
-    tokens = draw(tokenizer, **calibration) if reads_inputs else None
-    tokenised = time.perf_counter() - start
     names = ("method", "sparsity", "pattern", "group", "update", "batch_size")
     settings = {name: getattr(arguments, name) for name in names} | {"device": device, "dtype": dtype}
-    say("estimate:", wn.estimate_checkpoint(folder, tokens, **settings))
+    text = None
+    if arguments.calibration is not None:
+        settings["calibration"] = wn.load_calibration(arguments.calibration)
+    elif METHODS[arguments.method].reads_inputs or arguments.update:
+        settings["tokens"], text = _calibration_text(arguments, folder)
+    read = time.perf_counter() - start
+    say("estimate:", wn.estimate_checkpoint(folder, **settings))
     if arguments.dry_run:
         return
     budget = None if arguments.budget is None else int(arguments.budget * 2**30)
-    settings |= {"budget": budget, "calibration": calibration}
-    report = wn.prune_checkpoint(folder, arguments.destination, tokens, **settings)
-    report.seconds = {"tokenise": tokenised, **report.seconds}
+    report = wn.prune_checkpoint(folder, arguments.destination, **settings, budget=budget, text=text)
+    report.seconds = ({} if text is None else {"tokenise": read}) | report.seconds
     say(report)
     say(f"saved: {arguments.destination}, with a model card and pruning.json")
+
+
+def _calibration_text(arguments, folder) -> tuple[torch.Tensor, dict]:
+    """Calibration windows (samples, length), and what is known of them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    text = {"source": arguments.text}
+    text |= {name: getattr(arguments, name) for name in ("samples", "length", "seed")}
+    text |= {} if arguments.bos is None else {"bos": arguments.bos}
+    if arguments.length is None:
+        text["length"] = min(2048, getattr(Skeleton(folder).model.config, "max_position_embeddings", 2048))
+    draw = wn.calibration_tokens
+    if arguments.text == "published":
+        draw, text["source"] = wn.published_windows, "hub:c4"
+    return draw(tokenizer, **text), text
+
+
+def calibrate(arguments, device, dtype) -> None:
+    """Sum up what the layers of a dense checkpoint read in a text, into a small file."""
+    path, folder = arguments.file, model_folder(arguments.model, accept_terms=arguments.accept_terms)
+    if path.exists() or not path.absolute().parent.is_dir():
+        problem = "is there already" if path.exists() else "is in no folder that exists"
+        raise FileExistsError(f"{path} {problem}: choose another file.")
+    tokens, text = _calibration_text(arguments, folder)
+    settings = {"dtype": dtype, "device": device, "batch_size": arguments.batch_size}
+    estimate = wn.estimate_checkpoint(folder, tokens, **settings)  # of pruning, which passes twice
+    say(f"estimate: memory {gib(estimate.memory)}, at least {duration(estimate.seconds / 2)} here")
+    if arguments.dry_run:
+        return
+    kept = path.with_name(path.name + ".unfinished")
+    budget = None if arguments.budget is None else int(arguments.budget * 2**30)
+    settings |= {"statistic": arguments.statistic, "budget": budget, "text": text, "kept": kept}
+    calibration = wn.calibrate(folder, tokens, **settings)
+    if world()[0] == 0:
+        calibration.save(path)
+        for part in kept.glob("block-*.safetensors"):
+            part.unlink()
+        kept.rmdir()
+        say(calibration)
+        say(f"saved: {path}, {gib(path.stat().st_size)}")
 
 
 def evaluate(arguments, device, dtype) -> None:

@@ -31,12 +31,17 @@ def usable_device(device) -> torch.device:
 
 def check_dtypes(dtypes, device: torch.device) -> None:
     """Raise ValueError if float64 is among the dtypes and the device has none."""
-    if torch.float64 not in dtypes:
-        return
+    if torch.float64 in dtypes and not has_float64(device):
+        raise ValueError(f"{device} has no float64: expected float32 weights, or device='cpu'.")
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{device} has no float64: expected float32 weights, or device='cpu'.") from error
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

@@ -22,13 +22,14 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 8192
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, or available in the machine for the CPU."""
+    """Bytes that are free on a device, with those that torch keeps for later; available in the machine for the CPU."""
     available = psutil.virtual_memory().available
     if device.type == "cpu":
         return available
     if device.type == "mps":  # shares the machine's memory
-        return min(available, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return torch.accelerator.get_memory_info(device)[0]
+        return min(available, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    kept = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+    return torch.accelerator.get_memory_info(device)[0] + kept
 
 
 def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device) -> int:

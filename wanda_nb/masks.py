@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-import numpy as np
 import torch
 
+from .selection import by_rows, lowest_of_all, lowest_of_rows, refuse_nan
+
 GROUPS = ("output", "input", "layer", "running-sum")
-SHORT_ROW = 8  # up to this width counting ranks is faster than selecting
-SLAB = 2**20  # scores at a time on a CPU, so that scratch memory stays in cache and is reused
 
 
 def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output") -> torch.Tensor:
@@ -33,12 +32,12 @@ def prune_mask(score: torch.Tensor, sparsity: float = 0.5, group: str = "output"
     check_group(group)
     _check_score(score)
     if group == "output":
-        return _smallest(score, math.floor(score.shape[1] * sparsity))
+        return lowest_of_rows(score, math.floor(score.shape[1] * sparsity))
     if group == "input":
-        return _smallest(score.T, math.floor(score.shape[0] * sparsity)).T.contiguous()
+        return lowest_of_rows(score.T, math.floor(score.shape[0] * sparsity)).T.contiguous()
     if group == "running-sum":
         return _running_sum(score, sparsity)
-    return _smallest(score.reshape(1, -1), math.floor(score.numel() * sparsity)).reshape(score.shape)
+    return lowest_of_all(score.reshape(-1), math.floor(score.numel() * sparsity)).reshape(score.shape)
 
 
 def nm_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
@@ -50,7 +49,7 @@ def nm_mask(score: torch.Tensor, n: int, m: int) -> torch.Tensor:
     check_pattern((n, m))
     _check_score(score)
     check_width(score.shape[1], (n, m))
-    return _smallest(score.reshape(-1, m), m - n).reshape(score.shape)
+    return lowest_of_rows(score.reshape(-1, m), m - n).reshape(score.shape)
 
 
 def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001) -> torch.Tensor:
@@ -59,7 +58,8 @@ def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001)
     One alpha for the layer is found by bisection, as published: from 0.4 within [0, 0.8], or up to 1 where a high
     sparsity needs it, until the sparsity is met to the tolerance or ties make that impossible.
     """
-    score = _at_least_float32(score)
+    refuse_nan(score, score)
+    score = score.to(torch.promote_types(score.dtype, torch.float32))
     total = score.sum(dim=1, keepdim=True)
     _check_shares(score, total)
     if sparsity == 0:
@@ -76,61 +76,6 @@ def _running_sum(score: torch.Tensor, sparsity: float, tolerance: float = 0.001)
             return torch.zeros_like(within).scatter_(1, order, within)
         low, high = (low, alpha) if reached > sparsity else (alpha, high)
         alpha = (low + high) / 2
-
-
-def _smallest(score: torch.Tensor, count: int) -> torch.Tensor:
-    """Mark the ``count`` lowest scores of each row, ties to the earlier column: (rows, columns) -> bool.
-
-    Nothing is sorted: each row's threshold is selected, or ranks are counted where rows are short. Ties at the
-    threshold are settled afterwards, in the few rows that have too many of them.
-    """
-    if count == 0:
-        return torch.zeros_like(score, dtype=torch.bool)
-    step = max(1, SLAB // score.shape[1])
-    if score.device.type == "cpu" and len(score) > step:
-        mask = torch.empty(score.shape, dtype=torch.bool)
-        for start in range(0, len(score), step):
-            mask[start : start + step] = _smallest(score[start : start + step], count)
-        return mask
-    score = _at_least_float32(score)
-    if score.shape[1] <= SHORT_ROW:
-        return _smallest_by_rank(score, count)
-    threshold = _kth_smallest(score, count)
-    mask = score <= threshold
-    crowded = (mask.sum(dim=1) > count).nonzero().squeeze(1)
-    if len(crowded):
-        rows, limit = score[crowded], threshold[crowded]
-        below, tied = rows < limit, rows == limit
-        room = count - below.sum(dim=1, keepdim=True)
-        mask[crowded] = below | (tied & (tied.cumsum(dim=1, dtype=torch.int32) <= room))
-    return mask
-
-
-def _at_least_float32(score: torch.Tensor) -> torch.Tensor:
-    return score if score.dtype in (torch.float32, torch.float64) else score.float()
-
-
-def _smallest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
-    """Mark each score whose rank, the number of scores in its row that come before it, is below ``count``."""
-    columns = score.unbind(dim=1)
-    mask = torch.empty_like(score, dtype=torch.bool)
-    for j, own in enumerate(columns):
-        rank = torch.zeros(len(score), dtype=torch.int8, device=score.device)
-        for i, other in enumerate(columns):
-            if i != j:
-                rank += other <= own if i < j else other < own
-        torch.lt(rank, count, out=mask[:, j])
-    return mask
-
-
-def _kth_smallest(score: torch.Tensor, k: int) -> torch.Tensor:
-    """The k-th smallest of each row, (rows, 1); on a CPU by numpy's partition, many times faster than a sort.
-
-    It runs in one thread: a pool of threads was slower, since torch's own spin while they wait for work.
-    """
-    if score.device.type != "cpu":
-        return score.kthvalue(k, dim=1, keepdim=True).values
-    return torch.from_numpy(np.partition(score.detach().numpy(), k - 1, axis=1)[:, k - 1 : k].copy())
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:
@@ -178,10 +123,6 @@ def check_width(width: int, pattern: tuple[int, int], name: str = "score") -> No
 def _check_score(score: torch.Tensor) -> None:
     if score.ndim != 2 or not score.is_floating_point():
         raise ValueError(f"score is {score.dtype} {tuple(score.shape)}: expected floating-point numbers (out, in).")
-    if not bool(score.sum().isfinite()) and bool(score.isnan().any()):  # the sum tells in a tenth of the time
-        raise ValueError(
-            f"{int(score.isnan().sum())} scores are NaN: they cannot be ranked. Look for NaN in W or norm."
-        )
 
 
 def _check_shares(score: torch.Tensor, total: torch.Tensor) -> None:
@@ -203,3 +144,9 @@ def _check_shares(score: torch.Tensor, total: torch.Tensor) -> None:
 def is_nm(W: torch.Tensor, n: int, m: int) -> bool:
     """Whether W (out, in) keeps at most n of every m weights along its input."""
     return W.shape[1] % m == 0 and bool(((W != 0).reshape(len(W), -1, m).sum(dim=-1) <= n).all())
+
+
+def remove(W: torch.Tensor, mask: torch.Tensor) -> None:
+    """``W.masked_fill_(mask, 0)``, many times faster: bits times 0 or 1, where that guesses at every weight."""
+    bits = W.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[W.element_size()])
+    by_rows(lambda rows: bits[rows].mul_(~mask[rows]), W)

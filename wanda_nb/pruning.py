@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import nn
 
-from .blocks import (
-    check_weights,
-    decoder_blocks,
-    evaluating,
-    is_expert,
-    linear_layers,
-    replaced_tensors,
-    weight_matrix,
-)
-from .capture import write_count
+from .blocks import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
+from .calibration import Calibration
+from .cost import loop_flops
 from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
-from .hardware import PeakMemory, allocator, matmul_rate, windows_at_a_time
-from .inputs.hidden_states import first_hidden_states, never_called
+from .footprint import need
+from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
+from .in_memory import InMemory, home_of, size_of, travels
+from .inputs.hidden_states import first_hidden_states
+from .inputs.statistics import Captured, looked_up
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
 from .methods import Factors, make_plan
+from .reporting.identity import model_identity
 from .reporting.progress import Clock, duration, progress_bar
 from .reporting.report import Report
 
 
 def prune(
     model,
-    tokens: torch.Tensor | None,
+    tokens: torch.Tensor | None = None,
     method: str | Callable = "wanda",
     sparsity: float | Sequence[float] | None = None,
     *,
@@ -42,6 +40,7 @@ def prune(
     group: str | None = None,
     update: str | None = None,
     attention_mask: torch.Tensor | None = None,
+    calibration: Calibration | None = None,
     device=None,
     batch_size: int | None = None,
 ) -> Report:
@@ -50,7 +49,7 @@ def prune(
     Block by block: run the block on its inputs and note the norm of every input channel, prune its linear layers, then
     run it again, so that the next block sees the output of the pruned one. Embeddings, norms and head are not pruned.
 
-    tokens: calibration windows, LongTensor (samples, length); may be None for magnitude.
+    tokens: calibration windows, LongTensor (samples, length); None for magnitude, or with a calibration.
     method: ``"wanda"``, ``"magnitude"``, ``"sparsegpt"``, ``"ria"``, ``"wanda-variant"`` (the paper's appendix), or
     your own ``score(W, norm) -> (out, in)``.
     sparsity: the fraction of each comparison group to remove, in [0, 1); by default 0.5, or what the pattern removes.
@@ -63,6 +62,8 @@ def prune(
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     ``"least-squares"``: keep the method's mask, and move all kept weights at once to where the output error is least.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
+    calibration: what ``calibrate`` or ``load_calibration`` gave, in place of tokens: each block is pruned by what it
+    reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.
     device: where to compute (``"auto"``: the best there is); blocks of a model in CPU memory visit it one at a time.
     batch_size: windows at a time.
 
@@ -77,36 +78,42 @@ def prune(
     check_weights(model, blocks)
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
-    compute = device or _device(blocks[0])
+    compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
+    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, partial(model_identity, model))
+    reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
-    if plan.statistic:
+    if reads_text:
         check_tokens(model, tokens, attention_mask)
         shape = tuple(tokens.shape)
         tokens, attention_mask = my_share(tokens, attention_mask)
         batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
         bos = begin_with_bos(model, tokens, attention_mask)
+    hidden_on, visits = compute, any(travels(block, device) for block in blocks)
+    if visits and compute.type != "cpu":
+        read = tokens if reads_text else None
+        needed = need(model, plan, read, attention_mask, batch_size, max(map(size_of, blocks)))
+        needed.check(compute)
+        hidden_on = compute if needed.leaves_room(free_memory(compute)) else torch.device("cpu")
     clock = Clock(compute)
     bar = progress_bar(total=len(blocks), desc=f"prune ({plan.name})", unit="block", silent=world()[0] > 0)
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
-        states = None
-        if plan.statistic:
+        if reads_text:
             with clock("prepare"):
-                if not any(_travels(block, device) for block in blocks):
-                    seconds = _rehearse(model, blocks, tokens, attention_mask)
-                    bar.set_description(f"prune ({plan.name}), about {duration(2 * seconds * len(tokens))}")
-                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(compute))
-        rows = block_loop(blocks, states, plan, _InMemory(blocks, device), clock, bar)
+                seconds = 0.0 if visits else _rehearse(model, blocks, tokens, attention_mask)
+                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on))
+                flops = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden]).total
+                if not visits:  # the rehearsal ran one window through every block
+                    seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture
+                    bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
+            inputs = Captured(states, plan.statistic, clock)
+        rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
-    if plan.statistic:
-        report.flops, report.rate, report.bos = two_passes(blocks, tokens), matmul_rate(compute, model.dtype), bos
+    if inputs is not None:
+        report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
+    if reads_text:
+        report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report
-
-
-def two_passes(blocks, tokens: torch.Tensor) -> float:
-    """Floating-point operations of the linear layers, for two passes through all blocks but one through the last."""
-    sizes = [sum(weight_matrix(layer).numel() for layer in linear_layers(block).values()) for block in blocks]
-    return 2.0 * tokens.numel() * (2 * sum(sizes) - sizes[-1])
 
 
 class Place(Protocol):
@@ -118,103 +125,61 @@ class Place(Protocol):
     def visit(self, index: int) -> AbstractContextManager[torch.device]:
         """While open, have the weights of a block in memory; gives the device to compute on."""
 
-    def keep(self, index: int, rows: list[dict], masks: dict[str, torch.Tensor | None]) -> None:
-        """Store a pruned block, during its visit. masks: {layer name: mask}, None for a layer after an update."""
+    def keep(self, index: int, rows: list[dict], results: dict[str, torch.Tensor | None]) -> None:
+        """Store a block that was treated, during its visit. results: by layer name, what ``treat`` gave for it."""
 
 
-def block_loop(blocks, states, plan, place: Place, clock, bar) -> list[dict]:
+class Inputs(Protocol):
+    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
+
+    #: Whether blocks are run; and in words, for the report.
+    runs: bool
+    kind: str
+
+    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
+        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
+
+    def advance(self, index: int, block: nn.Module, device) -> None:
+        """Go on from the input of a block to its output, if blocks are run."""
+
+
+def block_loop(blocks, inputs: Inputs | None, treat: Callable, place: Place, bar) -> list[dict]:
     """Capture, select, propagate: the one loop over the blocks, for every method, place and number of processes.
 
-    states: HiddenStates of this process's windows; None for a method that reads no inputs. Returns a row for each
-    layer, for the report.
+    inputs: None for a method that reads none. treat: ``(index, block, statistics) -> (rows, results)``, what is done to
+    a block: it is pruned (``prune_block``), or its statistics are noted. Returns all rows, one for each layer.
     """
     rows = []
     for index, block in enumerate(blocks):
         block_rows = place.finished(index)
-        propagates = states is not None and block is not blocks[-1]  # nothing reads the output of the last block
+        # nothing reads the output of the last block
+        propagates = inputs is not None and inputs.runs and block is not blocks[-1]
         if block_rows is None or propagates:
             with place.visit(index) as device:
                 if block_rows is None:
-                    block_rows, masks = _prune_block(index, block, states, plan, device, clock)
-                    place.keep(index, block_rows, masks)
-                    del masks  # they may lie on the device
+                    statistics = {} if inputs is None else inputs.statistics(index, block, device)
+                    block_rows, results = treat(index, block, statistics)
+                    place.keep(index, block_rows, results)
+                    del statistics, results  # they may lie on the device
                 if propagates:
-                    with clock("propagate"):
-                        states.advance(index, block, device)
+                    inputs.advance(index, block, device)
         rows += block_rows
         bar.update()
     return rows
 
 
-def _prune_block(index, block, states, plan, device, clock) -> tuple[list[dict], dict[str, torch.Tensor | None]]:
-    rows, masks, statistics, factors = [], {}, {}, Factors()
-    if states is not None:
-        with clock("capture"):
-            statistics = _capture(states, index, block, device, plan.statistic)
+def prune_block(plan, clock, index, block, statistics) -> tuple[list[dict], dict[str, torch.Tensor | None]]:
+    """Prune the layers of a block, in place; returns rows for the report, and masks (None after an update)."""
+    rows, masks, factors = [], {}, Factors()
     with clock("select"):
         for name, layer in linear_layers(block).items():
             start = time.perf_counter()
             W = weight_matrix(layer)
             masks[name], extra = plan.prune_layer(W, statistics.get(name), index, factors)
-            reached = 1 - int(torch.count_nonzero(W)) / W.numel()
+            reached = 1 - int((W != 0).count_nonzero()) / W.numel()  # torch.count_nonzero(W) takes five times as long
             row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": plan.sparsity_of(index)}
             rows.append({**row, "reached": reached, **extra, "select s": time.perf_counter() - start})
     return rows, masks
-
-
-class _InMemory:
-    """A model in memory, copies of whose blocks visit the device in turn; what changes there is copied home."""
-
-    def __init__(self, blocks, device):
-        self.blocks, self.device = blocks, device
-
-    def finished(self, index: int) -> None:
-        return None
-
-    @contextmanager
-    def visit(self, index: int):
-        block = self.blocks[index]
-        home = _device(block)
-        if not _travels(block, self.device):
-            yield home
-            return
-        own = {**dict(block.named_parameters(remove_duplicate=False)), **dict(block.named_buffers())}
-        there = {id(tensor): tensor.detach().to(self.device) for tensor in own.values()}
-        writes = {key: write_count(tensor) for key, tensor in there.items()}
-        try:
-            with replaced_tensors(block, {name: there[id(tensor)] for name, tensor in own.items()}):
-                try:
-                    yield self.device
-                finally:
-                    for tensor in own.values():
-                        if write_count(there[id(tensor)]) != writes[id(tensor)]:
-                            tensor.copy_(there[id(tensor)])
-        finally:
-            block.to(home)  # what it has made itself
-
-    def keep(self, index: int, rows: list[dict], masks: dict) -> None:
-        pass  # pruned in place
-
-
-def _capture(states, index, block, device, statistic):
-    with statistic(block) as sums:
-        states.capture(index, block, device, sums)
-    sums.sum_over_ranks()
-    for name in linear_layers(block):
-        state = f"Blocks before {index} are already pruned"
-        if name not in sums and not is_expert(block, name):
-            raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {state}.")
-        if name not in sums:
-            raise ValueError(
-                f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
-                f"{state}. Use more calibration text, or magnitude."
-            )
-        if not bool(sums[name].isfinite().all()):
-            raise ValueError(
-                f"The input of {name} in block {index} is not finite. {state}: "
-                "load the model again. Expected finite activations: try float32 or bfloat16, or look at the text."
-            )
-    return sums
 
 
 def _rehearse(model, blocks, tokens, attention_mask) -> float:
@@ -225,7 +190,7 @@ def _rehearse(model, blocks, tokens, attention_mask) -> float:
     states = first_hidden_states(model, tokens[:1], attention_mask, 1)
     start = time.perf_counter()
     for index, block in enumerate(blocks):
-        states.advance(index, block, _device(block))
+        states.advance(index, block, home_of(block))
         if not bool(states.hidden[0].isfinite().all()):
             raise ValueError(
                 f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
@@ -239,13 +204,3 @@ def check_widths(blocks, plan) -> None:
     for index, block in enumerate(blocks if plan.nm else ()):
         for name, layer in linear_layers(block).items():
             check_width(weight_matrix(layer).shape[1], plan.nm, f"{name} in block {index}")
-
-
-def _device(block: nn.Module) -> torch.device:
-    return next(block.parameters()).device
-
-
-def _travels(block: nn.Module, device: torch.device | None) -> bool:
-    """Whether a block has to leave its home in order to be computed on the device."""
-    home = _device(block)
-    return device is not None and (home.type != device.type or device.index not in (None, home.index))

@@ -10,7 +10,7 @@ import torch
 
 def magnitude_score(W: torch.Tensor, norm: torch.Tensor | None = None) -> torch.Tensor:
     """|W|: (out, in) -> (out, in) float32; norm is not used. Introduced in notebook 02, "What is a weight worth?"."""
-    return W.float().abs()
+    return W.abs().float()
 
 
 def wanda_score(W: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ def figures(folder: Path) -> None:
             for row in rows.values()
         ]
         draw(pd.DataFrame(table), dense).savefig(folder / f"{name}.png", dpi=150)
+    row = wn.measured("residency")["rows"][0]
+    plots.residency(row["timeline"], row["predicted"]).savefig(folder / "residency.png", dpi=150)
     print(for_readme(wn.measured("wikitext")))
 
 

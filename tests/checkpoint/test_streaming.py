@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import wanda_nb as wn
 from wanda_nb import hardware as memory
 from wanda_nb.checkpoint import on_disk, resume, shards
+from wanda_nb.cost import loop_flops
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_the_destination_is_complete(tokens, tmp_path):
     source = saved(model, tmp_path / "source")
     (source / "tokenizer_config.json").write_text("{}")
     (source / "old.bin").write_text("weights of another format")
-    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, calibration={"source": "random"})
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, text={"source": "random"})
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"config.json", "tokenizer_config.json", "README.md", "pruning.json", INDEX} <= names
     assert "old.bin" not in names and len([n for n in names if n.endswith(".safetensors")]) == 4
@@ -414,15 +415,13 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path):
 
 
 def test_the_estimate_counts_what_is_done(source, tokens, tmp_path):
-    found = wn.estimate_checkpoint(source, tokens)
-    linear = sum(W.weight.numel() for b in wn.decoder_blocks(tiny_model()) for W in wn.linear_layers(b).values())
-    passes = 2 - 1 / 3  # the last of three blocks runs once
-    assert found.flops == pytest.approx(2 * tokens.numel() * linear * passes)
+    found = wn.estimate_checkpoint(source, tokens, batch_size=4)
+    assert found.flops == loop_flops(tiny_model(), [(4, 12), (2, 12)]).total
     assert found.hidden == tokens.numel() * 32 * 4
     assert found.disk == sum(
         tensor.nbytes for path in source.glob("*.safetensors") for tensor in load_file(path).values()
     )
-    report = wn.prune_checkpoint(source, tmp_path / "out", tokens)
+    report = wn.prune_checkpoint(source, tmp_path / "out", tokens, batch_size=4)
     assert report.flops == found.flops and report.written == pytest.approx(found.disk, rel=0.1)
     assert "at least" in str(found) and "tokens/s" in report.timing()
 

@@ -87,11 +87,11 @@ def only_the_first(blocks, x, sparsity):
     return all_see_x(blocks[:1], x, sparsity)
 
 
-def step_by_step(width, inner, kv, samples, length, batch_tokens, itemsize):
+def step_by_step(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
     shapes = [(width, width)] * 2 + [(kv, width)] * 2 + [(inner, width)] * 2 + [(width, inner)]
     block = sum(rows * columns for rows, columns in shapes) * itemsize
-    hidden = torch.empty(samples, length, width, device="meta").numel() * itemsize
-    running, selecting = 6 * itemsize * batch_tokens * inner, (4 + 4 + 1) * inner * width
+    hidden = torch.empty(tokens, width, device="meta").numel() * itemsize
+    running, selecting = per_token * batch_tokens, per_weight * inner * width
     return block + hidden + (running if running > selecting else selecting)
 
 
@@ -99,66 +99,156 @@ def as_a_float(*shape):
     return float(step_by_step(*shape))
 
 
-def both_scratches(width, inner, kv, samples, length, batch_tokens, itemsize):
-    numbers = width * (2 * width + 2 * kv + 3 * inner) + samples * length * width + 6 * batch_tokens * inner
-    return numbers * itemsize + 9 * width * inner
+def numbers(width, inner, kv, tokens):
+    return width * (2 * width + 2 * kv + 3 * inner) + tokens * width
 
 
-def one_batch(width, inner, kv, samples, length, batch_tokens, itemsize):
-    numbers = width * (2 * width + 2 * kv + 3 * inner) + batch_tokens * width
-    return numbers * itemsize + max(6 * batch_tokens * inner * itemsize, 9 * width * inner)
+def both_scratches(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
+    return numbers(width, inner, kv, tokens) * itemsize + per_token * batch_tokens + per_weight * width * inner
+
+
+def one_batch(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
+    scratch = max(per_token * batch_tokens, per_weight * width * inner)
+    return numbers(width, inner, kv, batch_tokens) * itemsize + scratch
 
 
 def in_bits(*shape):
     return step_by_step(*shape) * 8
 
 
-def equal_heads(width, inner, kv, samples, length, batch_tokens, itemsize):
-    numbers = 4 * width**2 + 3 * width * inner + samples * length * width
-    return numbers * itemsize + max(6 * batch_tokens * inner * itemsize, 9 * width * inner)
+def equal_heads(width, inner, kv, *others):
+    return step_by_step(width, inner, width, *others)
 
 
-def everything_at_once(width, inner, kv, samples, length, batch_tokens, itemsize):
-    return step_by_step(width, inner, kv, samples, length, samples * length, itemsize)
+def everything_at_once(width, inner, kv, tokens, batch_tokens, *others):
+    return step_by_step(width, inner, kv, tokens, tokens, *others)
 
 
-def always_twelve(width, inner, kv, samples, length, batch_tokens, itemsize):
-    numbers = 2 * width**2 + 2 * width * kv + 3 * width * inner + samples * length * width
-    return numbers * itemsize + max(12 * batch_tokens * inner, 9 * width * inner)
+def bytes_twice(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
+    scratch = max(per_token * batch_tokens, per_weight * width * inner)
+    return (numbers(width, inner, kv, tokens) + scratch) * itemsize
 
 
-def up_and_down(width, inner, kv, samples, length, batch_tokens, itemsize):
-    numbers = 2 * width**2 + 2 * width * kv + 2 * width * inner + samples * length * width
-    return numbers * itemsize + max(6 * itemsize * batch_tokens * inner, 9 * width * inner)
+def up_and_down(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
+    scratch = max(per_token * batch_tokens, per_weight * width * inner)
+    return (numbers(width, inner, kv, tokens) - width * inner) * itemsize + scratch
 
 
-def pass_after_pass(weights, blocks, tokens, rate):
-    capture, propagate = (2 * weights * tokens * count / rate for count in (blocks, blocks - 1))
-    return capture + propagate
+def without_selecting(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
+    return numbers(width, inner, kv, tokens) * itemsize + per_token * batch_tokens
 
 
-def block_after_block(weights, blocks, tokens, rate):
-    return sum(2 * weights * tokens * (1 if block == blocks - 1 else 2) for block in range(blocks)) / rate
+def zeros_of(W, x, sparsity):
+    """Wanda's zeros, by a sort."""
+    return cut(W, W.abs() * x.norm(dim=0), sparsity) == 0
 
 
-def once(weights, blocks, tokens, rate):
-    return 2 * weights * blocks * tokens / rate
+def audit(blocks, pruned, x, sparsity):
+    for number, (W, P) in enumerate(zip(blocks, pruned, strict=True)):
+        if not torch.equal(zeros_of(W, x, sparsity), P == 0):
+            return number
+        x = run(P, x)
+    return -1
 
 
-def last_twice(weights, blocks, tokens, rate):
-    return 2 * 2 * weights * blocks * tokens / rate
+def audit_in_numpy(blocks, pruned, x, sparsity):
+    x = x.numpy().astype(np.float64)
+    for number, (W, P) in enumerate(zip(blocks, pruned, strict=True)):
+        lowest = np.argsort(abs(W.numpy()) * np.sqrt((x**2).sum(axis=0)), axis=1, kind="stable")
+        zeros = np.zeros(W.shape, dtype=bool)
+        np.put_along_axis(zeros, lowest[:, : int(W.shape[1] * sparsity)], True, axis=1)
+        if (zeros != (P.numpy() == 0)).any():
+            return np.int64(number)
+        x = x + np.maximum(x @ P.numpy().T, 0)
+    return -1
 
 
-def multiply_only(weights, blocks, tokens, rate):
-    return weights * tokens * (blocks + blocks - 1) / rate
+def dense_again(blocks, pruned, x, sparsity):
+    for number, (W, P) in enumerate(zip(blocks, pruned, strict=True)):
+        if not torch.equal(zeros_of(W, x, sparsity), P == 0):
+            return number
+        x = run(W, x)
+    return -1
 
 
-def operations(weights, blocks, tokens, rate):
-    return 2 * weights * tokens * (2 * blocks - 1)
+def all_by_x(blocks, pruned, x, sparsity):
+    right = [torch.equal(zeros_of(W, x, sparsity), P == 0) for W, P in zip(blocks, pruned, strict=True)]
+    return right.index(False) if False in right else -1
 
 
-def without_the_last(weights, blocks, tokens, rate):
-    return 2 * 2 * weights * tokens * (blocks - 1) / rate
+def only_zeros(blocks, pruned, x, sparsity):
+    shares = [float((P == 0).float().mean()) for P in pruned]
+    return next((n for n, share in enumerate(shares) if share > sparsity + 0.05), -1)
+
+
+def the_last(blocks, pruned, x, sparsity):
+    found = -1
+    for number, (W, P) in enumerate(zip(blocks, pruned, strict=True)):
+        found = found if torch.equal(zeros_of(W, x, sparsity), P == 0) else number
+        x = run(P, x)
+    return found
+
+
+def from_one(*case):
+    return audit(*case) + (audit(*case) >= 0)
+
+
+def yes_or_no(*case):
+    return 1 if audit(*case) >= 0 else -1
+
+
+def by_output(blocks, pruned, x, sparsity):
+    for number, (W, P) in enumerate(zip(blocks, pruned, strict=True)):
+        if not torch.equal(zeros_of(W, run(W, x), sparsity), P == 0):
+            return number
+        x = run(P, x)
+    return -1
+
+
+def phase_by_phase(weights, last_layer, attention, blocks, tokens, first_batch, rate):
+    capture = blocks * ((2 * weights + attention) * tokens - 2 * last_layer * (tokens - first_batch))
+    return (capture + (blocks - 1) * (2 * weights + attention) * tokens) / rate
+
+
+def block_after_block(weights, last_layer, attention, blocks, tokens, first_batch, rate):
+    operations = 0
+    for block in range(blocks):
+        operations += first_batch * (2 * weights + attention)
+        operations += (tokens - first_batch) * (2 * (weights - last_layer) + attention)
+        operations += tokens * (2 * weights + attention) if block + 1 < blocks else 0
+    return operations / rate
+
+
+def once(w, last, a, blocks, tokens, first, rate):
+    return (2 * w + a) * blocks * tokens / rate
+
+
+def two_whole(w, last, a, blocks, tokens, first, rate):
+    return (2 * w + a) * 2 * blocks * tokens / rate
+
+
+def capture_whole(w, last, a, blocks, tokens, first, rate):
+    return (2 * w + a) * (2 * blocks - 1) * tokens / rate
+
+
+def last_too(w, last, a, blocks, tokens, first, rate):
+    return phase_by_phase(w, last, a, blocks, tokens, first, rate) + (2 * w + a) * tokens / rate
+
+
+def first_batch_short(w, last, a, blocks, tokens, first, rate):
+    return phase_by_phase(w, last, a, blocks, tokens, 0, rate)
+
+
+def no_attention(w, last, a, *others):
+    return phase_by_phase(w, last, 0, *others)
+
+
+def multiply_only(w, last, a, *others):
+    return phase_by_phase(w / 2, last / 2, a, *others)
+
+
+def operations(*numbers):
+    return phase_by_phase(*numbers) * numbers[-1]
 
 
 EXERCISES = {
@@ -184,19 +274,36 @@ EXERCISES = {
             (in_bits, "you gave bits"),
             (equal_heads, "narrower than q_proj"),
             (everything_at_once, "all tokens at once"),
-            (always_twelve, "12 bytes is right for 2 bytes a number only"),
+            (bytes_twice, "per_token and per_weight are bytes already"),
             (up_and_down, "you counted two"),
+            (without_selecting, "left out selecting"),
         ],
     },
     "ex03c": {
-        "check": checks.two_pass_seconds,
-        "right": [pass_after_pass, block_after_block],
+        "check": checks.loop_seconds,
+        "right": [phase_by_phase, block_after_block],
         "wrong": [
             (once, "one pass"),
-            (last_twice, "the last block twice"),
+            (two_whole, "two whole passes"),
+            (capture_whole, "You ran all of it"),
+            (last_too, "propagated the last block too"),
+            (first_batch_short, "capture runs its first batch to the end"),
+            (no_attention, "left out attention"),
             (multiply_only, "multiplications only"),
             (operations, "not seconds"),
-            (without_the_last, "left it out"),
+        ],
+    },
+    "ex03d": {
+        "check": checks.first_misjudged,
+        "right": [audit, audit_in_numpy],
+        "wrong": [
+            (dense_again, "the fault that you are looking for"),
+            (all_by_x, "you judged every block by x"),
+            (only_zeros, "you counted zeros"),
+            (the_last, "you gave the last block that is wrong"),
+            (from_one, "counted from 1"),
+            (yes_or_no, "whether a loop is wrong"),
+            (by_output, "by what a block puts out"),
         ],
     },
 }

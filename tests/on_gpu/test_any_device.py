@@ -81,7 +81,7 @@ def test_device_memory_is_the_devices(tokens, gpu):
 @pytest.mark.parametrize("free", [None, 1000])
 def test_as_many_windows_at_a_time_as_the_device_has_room_for(free, tokens, gpu):
     windows, block = inner("windows_at_a_time")[0].windows_at_a_time, wn.decoder_blocks(tiny_model())[0]
-    with patch.object(torch.mps, "driver_allocated_memory", lambda: 0 if free is None else gpu.total - free):
+    with patch.object(torch.mps, "current_allocated_memory", lambda: 0 if free is None else gpu.total - free):
         gpu.free = free
         assert windows(None, tokens, block, gpu.device) == (8192 // 12 if free is None else 1)
         buffer = inner("allocator")[0].allocator(gpu.device)((3, 4, 32), torch.float32)

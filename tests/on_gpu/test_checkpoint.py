@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pretended_gpu
 import pytest
 import torch
-from package import HOW, LITTLE, block_bytes, files, inner, nothing_left, replaced, saved, text
+from package import HOW, LITTLE, block_bytes, files, inner, nothing_left, replaced, saved, states_lie, text
 from pretended_streams import Race
 from pretended_tensors import Tensor
 from tiny import tiny_model
@@ -31,8 +31,7 @@ def test_the_files_are_the_cpus(how, place, tokens, tmp_path):
     how = HOW[how]
     saved(tmp_path / "dense", **LITTLE)
     expected = prune(tmp_path, "cpu", tokens, how)
-    with pretended_gpu.device() as gpu:
-        gpu.free = None if place == "gpu" else 10
+    with pretended_gpu.device() as gpu, states_lie(place == "gpu"):
         assert prune(tmp_path, "gpu", tokens, how, device="cuda", **PLACES[place]) == expected
         assert gpu.peak > 0 and nothing_left(gpu)
 
@@ -41,9 +40,8 @@ def test_hidden_states_lie_where_there_is_room(tokens, tmp_path):
     saved(tmp_path / "dense")
     peaks = {}
     for place in ("gpu", "cpu"):
-        with pretended_gpu.device() as gpu:
-            gpu.free = None if place == "gpu" else 10
-            prune(tmp_path, place, tokens.repeat(10, 4), {"batch_size": 10}, device="cuda")
+        with pretended_gpu.device() as gpu, states_lie(place == "gpu"):
+            prune(tmp_path, place, tokens.repeat(10, 4), {"batch_size": 4}, device="cuda")
             peaks[place] = gpu.peak
     assert peaks["gpu"] - peaks["cpu"] > 0.8 * 40 * tokens.numel() * 32 * 4
 
@@ -52,7 +50,6 @@ def test_hidden_states_lie_where_there_is_room(tokens, tmp_path):
 def test_killed_and_started_again(place, tokens, tmp_path, gpu):
     saved(tmp_path / "dense", num_hidden_layers=6)
     expected = prune(tmp_path, "cpu", tokens, {})
-    gpu.free = None if place == "gpu" else 10
     left, write = iter(range(3)), inner("write_shard")[0].write_shard
 
     def killed(*how):
@@ -60,10 +57,11 @@ def test_killed_and_started_again(place, tokens, tmp_path, gpu):
             raise KeyboardInterrupt
         return write(*how)
 
-    with replaced("write_shard", killed), pytest.raises(KeyboardInterrupt):
-        prune(tmp_path, "gpu", tokens, {}, device="cuda", **PLACES[place])
-    assert 0 < len(files(tmp_path / "gpu")) < len(expected) and nothing_left(gpu)
-    assert prune(tmp_path, "gpu", tokens, {}, device="cuda", **PLACES[place]) == expected
+    with states_lie(place == "gpu"):
+        with replaced("write_shard", killed), pytest.raises(KeyboardInterrupt):
+            prune(tmp_path, "gpu", tokens, {}, device="cuda", **PLACES[place])
+        assert 0 < len(files(tmp_path / "gpu")) < len(expected) and nothing_left(gpu)
+        assert prune(tmp_path, "gpu", tokens, {}, device="cuda", **PLACES[place]) == expected
     assert nothing_left(gpu)
 
 

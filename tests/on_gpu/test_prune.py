@@ -5,7 +5,19 @@ from itertools import count
 import pretended_gpu
 import pytest
 import torch
-from package import HOW, LITTLE, PADDING, assert_same, at_home, block_bytes, nothing_left, text, weights
+from package import (
+    HOW,
+    LITTLE,
+    PADDING,
+    assert_same,
+    at_home,
+    block_bytes,
+    inner,
+    nothing_left,
+    states_lie,
+    text,
+    weights,
+)
 from tiny import ARCHITECTURES, tiny_model, with_feed_forward
 
 import wanda_nb as wn
@@ -152,21 +164,41 @@ def test_each_block_crosses_the_bus_once(method, tokens, gpu):
     model = tiny_model(num_hidden_layers=8)
     wn.prune(model, text({"method": method}, tokens[:2, :6]), method, device="cuda")
     assert 1 <= gpu.copied("in") / block_bytes(model) < 1.05
-    assert 0.85 < gpu.copied("out") / block_bytes(model) < 1.05  # norms need not come home
+    assert 0.85 < gpu.copied("out") / block_bytes(model) < 1.05
+    home = sum(copy.bytes for copy in gpu.copies if copy.way == "out" and copy.where.startswith("in_memory.py"))
+    layers = [layer for block in wn.decoder_blocks(model) for layer in wn.linear_layers(block).values()]
+    assert home == sum(layer.weight.nbytes for layer in layers)  # norms have not changed
 
 
 @pytest.mark.parametrize("how", ["wanda", "padding"])
-@pytest.mark.parametrize("free", [None, 10], ids=["states there", "states at home"])
-def test_what_is_alike_for_all_blocks_is_sent_once(free, how, tokens):
+@pytest.mark.parametrize("there", [True, False], ids=["states there", "states at home"])
+def test_what_is_alike_for_all_blocks_is_sent_once(there, how, tokens):
     copies, batch_size = {}, 2
     for layers in (4, 8):
-        with pretended_gpu.device() as gpu:
-            gpu.free = free
+        with pretended_gpu.device() as gpu, states_lie(there):
             model = tiny_model(num_hidden_layers=layers)
             wn.prune(model, tokens, device="cuda", batch_size=batch_size, **HOW[how])
             copies[layers] = sum(copy.way == "in" for copy in gpu.copies)
     own = len(list(wn.decoder_blocks(model)[0].parameters()))
     batches = 3 if how == "wanda" else 5  # a window with padding is one by itself
-    states = 0 if free is None else 2 * batches  # to capture and to propagate
-    masks = 0 if free is None or how == "wanda" else 2 * 2 * 3  # cos, sin and mask of those: there is no room for them
-    assert copies[8] - copies[4] <= 4 * (own + states + masks)
+    states = 0 if there else 2 * batches  # to capture and to propagate
+    masks = 0 if there or how == "wanda" else 2 * 2 * 3  # cos, sin and mask of those: there is no room for them
+    assert copies[8] - copies[4] == 4 * (own + states + masks)
+
+
+def test_what_one_block_reads_is_sent_when_it_is_used_and_not_kept(gpu):
+    hidden, common, own = torch.ones(1, 4, 8, device="cuda"), torch.ones(4), [torch.ones(8), torch.ones(8)]
+    sent = inner("Sent")[0].Sent([[((common,), {"own": own[0]}), ((common,), {"own": own[1]})]], hidden)
+    before = gpu.alive
+    for index in (0, 1, 0, 1):
+        assert sent.call(0, index, "cuda")[1]["own"].is_cuda
+    assert [copy.bytes for copy in gpu.copies] == [16, 32, 32, 32, 32] and gpu.alive == before + 16
+
+
+def test_a_model_that_is_there_is_rehearsed(tokens, gpu):
+    model = tiny_model()
+    for layer in (model.model.layers[1].mlp.up_proj, model.model.layers[1].mlp.down_proj):
+        layer.weight.data.mul_(1e30)
+    with pytest.raises(ValueError, match="Nothing was changed"):
+        wn.prune(model.to("cuda"), tokens, device="cuda")
+    assert wn.sparsity(model) == 0

@@ -50,7 +50,7 @@ def test_a_result_holds_what_is_needed_to_run_it_again(path):
     assert len(record["rows"]) >= 2 and {row["run"] for row in record["rows"]} == set(range(len(record["runs"])))
 
 
-@pytest.mark.parametrize("name", ["wikitext", "zero_shot", "seconds", "ablations", "recovery"])
+@pytest.mark.parametrize("name", ["wikitext", "zero_shot", "seconds", "ablations", "recovery", "shapes"])
 def test_published_numbers_have_a_source_and_a_grade(name):
     table = wn.published(name)
     assert len(table) and table["source"].notna().all() and table["grade"].isin(["A", "B", "C"]).all()

@@ -12,7 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..blocks import is_finite
 from ..files import settle, sync, write_text
+from ..reporting.identity import sample
 
 RECORD = "run.json"  # of the run that wrote the folder, see resume.py
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -90,6 +92,11 @@ class Shards:
             tensors |= read_shard(path, names_in_file)
         return tensors
 
+    def sample(self, name: str) -> torch.Tensor:
+        """A few rows of a tensor; see ``reporting.identity``."""
+        with safe_open(self.files[name], framework="pt") as file:
+            return sample(file.get_slice(name), self.shapes[name])
+
     def other_files(self) -> list[Path]:
         """The files other than weights that make the folder a model: config, tokenizer, generation settings."""
         skipped = {INDEX, RECORD, "README.md", "pruning.json"}  # written anew
@@ -124,8 +131,7 @@ def read_shard(path: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
 
 def check_finite(tensor: torch.Tensor, what: str, hint: str) -> None:
     """Raise ValueError if a tensor of a dtype in ``FLOATS`` holds a value that is not finite."""
-    floats = tensor.dtype in FLOATS.values() and tensor.numel()
-    if floats and not all(bool(edge.isfinite()) for edge in tensor.aminmax()):
+    if tensor.dtype in FLOATS.values() and not is_finite(tensor):
         raise ValueError(f"{what} has values that are not finite: expected finite ones. {hint}")
 
 

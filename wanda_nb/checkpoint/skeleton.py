@@ -8,7 +8,8 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..blocks import decoder_blocks, linear_layers
+from ..blocks import block_names, decoder_blocks, linear_layers
+from ..reporting.identity import model_identity
 from .shards import FLOATS, INDEX, SINGLE, Shards, check_finite
 
 EXPECTED_ALL = (
@@ -38,8 +39,7 @@ class Skeleton:
         with init_empty_weights(include_buffers=False):
             self.model = AutoModelForCausalLM.from_config(config, dtype=self.dtype).eval()
         self.blocks = decoder_blocks(self.model)
-        module_prefixes = {id(module): name + "." for name, module in self.model.named_modules()}
-        prefixes = [module_prefixes[id(block)] for block in self.blocks]
+        prefixes = [name + "." for name in block_names(self.model)]
         stored_name = self._naming(prefixes[0] + next(iter(self.blocks[0].state_dict())))
         #: For each block, {name inside it: name in the checkpoint}.
         self.names = [
@@ -49,7 +49,7 @@ class Skeleton:
         inside = {name for names in self.names for name in names.values()}
         #: Names in the checkpoint of all that lies outside the blocks.
         self.outside_blocks = [name for name in self.shards.files if name not in inside]
-        base = module_prefixes.get(id(self.model.base_model), "").removesuffix(".")
+        base = next((name for name, module in self.model.named_modules() if module is self.model.base_model), "")
         outside = [n for n in self.model.state_dict() if n.startswith(base) and not n.startswith(tuple(prefixes))]
         stored_names = {name: self._stored(name, stored_name) for name in outside}
         #: What the first hidden states are computed with: {name in the model: name in the checkpoint}.
@@ -95,6 +95,13 @@ class Skeleton:
                         f"{stored} is stored as {kind}: expected one of {', '.join(FLOATS)}. "
                         "Prune the unquantised checkpoint, then quantise the result."
                     )
+
+    def identity(self) -> dict:
+        """What the model computes, the same as of the model in memory; see ``model_identity``."""
+        stored = dict(self.before_blocks)
+        for prefix, names in zip(block_names(self.model), self.names, strict=True):
+            stored |= {f"{prefix}.{name}": its_name for name, its_name in names.items()}
+        return model_identity(self.model, lambda name, tensor: self.shards.sample(stored[name]))
 
     def cast(self, module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A module's tensors, {name in it: tensor}, in the dtypes that it computes in. Empties ``tensors``, for memory.

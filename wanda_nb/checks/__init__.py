@@ -2,8 +2,10 @@
 
 from .ablations import clear_winner, my_score
 from .activations import masked_norm, outliers, streaming_norm
+from .cost import loop_seconds, visited_gpu_bytes
 from .evaluation import bootstrap, perplexity_from_logits, unfair
-from .loop import prune_blocks, two_pass_seconds, visited_gpu_bytes
+from .larger import norm_of_all, prune_folder, seconds_left
+from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share, merge_under_mask
@@ -17,6 +19,8 @@ __all__ = [
     "conjugate_gradients",
     "damped",
     "disagree",
+    "first_misjudged",
+    "loop_seconds",
     "lora_linear",
     "lora_share",
     "masked_norm",
@@ -25,15 +29,18 @@ __all__ = [
     "my_score",
     "my_wanda_score",
     "nm_mask_by_me",
+    "norm_of_all",
     "outliers",
     "perplexity_from_logits",
     "prune_blocks",
+    "prune_folder",
     "published_starts",
     "reproduced",
     "row_mask",
+    "seconds_left",
     "streaming_norm",
+    "suspects",
     "two_four_bytes",
-    "two_pass_seconds",
     "unfair",
     "visited_gpu_bytes",
 ]

@@ -1,4 +1,4 @@
-"""Checks of notebook 03: the block loop on toy blocks, and what it takes on real ones."""
+"""Checks of notebook 03: the block loop on toy blocks, and loops that are wrong."""
 
 from __future__ import annotations
 
@@ -86,113 +86,88 @@ def _toy(draw, count: int, width: int, tokens: int, sparsity: float = 0.5, dtype
     return blocks, (torch.randn(tokens, width, generator=draw).pow(3) * loudness).to(dtype), sparsity
 
 
-def _parts(width, inner, kv, samples, length, batch_tokens, itemsize):
-    """Bytes of one block, of all hidden states, of one batch's activations, and of the scratch to select a layer."""
-    block = itemsize * (2 * width**2 + 2 * width * kv + 3 * width * inner)
-    hidden = itemsize * samples * length * width
-    return block, hidden, itemsize * 6 * batch_tokens * inner, 9 * width * inner
+FAULTS = {
+    "right": _loop(),
+    "hands on the dense block's output": _loop(hand_on=lambda W, pruned, x: _run(W, x)),
+    "judges every block by x": _loop(hand_on=lambda W, pruned, x: x),
+    "norms of the output": _loop(norm=lambda W, x: _run(W, x).norm(dim=0)),
+    "magnitude": _magnitude,
+}
 
 
-def _sum(of_parts: Callable) -> Callable:
-    return lambda *shape: of_parts(*_parts(*shape))
+def suspects(blocks, x, sparsity: float) -> dict[str, list]:
+    """What five loops make of the same toy blocks, {"A": pruned matrices, ...}: all with the zeros asked for.
+
+    Which of them judge by inputs that their blocks will not get is for the reader to find out.
+    Used in notebook 03, "Exercise 03.4".
+    """
+    order = "hands on the dense block's output", "magnitude", "right", "judges every block by x", "norms of the output"
+    return {letter: list(FAULTS[name](blocks, x, sparsity)) for letter, name in zip("ABCDE", order, strict=True)}
 
 
-_visited = _sum(lambda block, hidden, running, selecting: block + hidden + max(running, selecting))
+def _audit(judged_by=lambda W, pruned, x: x, hand_on=lambda W, pruned, x: _run(pruned, x), found=min) -> Callable:
+    """The audit of a loop, or a mistake in it."""
 
-VISITED_GPU_BYTES = {
-    "you added running and selecting. They come one after the other, so only the larger counts.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + running + selecting)
+    def first_misjudged(blocks, pruned, x, sparsity):
+        wrong = []
+        for number, (W, cut) in enumerate(zip(blocks, pruned, strict=True)):
+            mask = prune_mask(wanda_score(W, judged_by(W, cut, x).norm(dim=0)), sparsity)
+            if not torch.equal(W.masked_fill(mask, 0), cut):
+                wrong.append(number)
+            x = hand_on(W, cut, x)
+        return found(wrong) if wrong else -1
+
+    return first_misjudged
+
+
+def _by_zeros(blocks, pruned, x, sparsity):
+    for number, W in enumerate(pruned):
+        if not torch.equal((W == 0).sum(dim=1), torch.full((len(W),), int(W.shape[1] * sparsity))):
+            return number
+    return -1
+
+
+FIRST_MISJUDGED = {
+    "you counted zeros. Every loop here removes the right number in each row; look at which ones.": (_by_zeros),
+    "you handed on what the dense block puts out: that is the fault that you are looking for. Run the pruned block.": (
+        _audit(hand_on=lambda W, pruned, x: _run(W, x))
     ),
-    "you took the smaller of running and selecting. The GPU must have room for the larger.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + min(running, selecting))
+    "you judged every block by x. Only block 0 reads x; the next one reads what the pruned block before it puts out.": (
+        _audit(hand_on=lambda W, pruned, x: x)
     ),
-    "you left out running and selecting. Add the larger of the two.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden)
+    "you gave the last block that is wrong. Stop at the first: a block after a wrong one may be wrong because of it.": (
+        _audit(found=max)
     ),
-    "you left out selecting: it can be larger than running.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + running)
+    "you gave how many blocks are wrong. The answer is the number of the first of them.": _audit(found=len),
+    "you counted from 1. Blocks are counted from 0.": _audit(found=lambda wrong: min(wrong) + 1),
+    "you said whether a loop is wrong. Say where: the number of the first wrong block, or -1.": (
+        _audit(found=lambda wrong: 1)
     ),
-    "you left out running: it can be larger than selecting.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + selecting)
+    "you judged by what a block puts out. Wanda judges it by what it reads.": (
+        _audit(judged_by=lambda W, pruned, x: _run(W, x))
     ),
-    "you left out the hidden states.": _sum(lambda block, hidden, running, selecting: block + max(running, selecting)),
-    "you left out the block itself.": _sum(lambda block, hidden, running, selecting: hidden + max(running, selecting)),
-    "you kept the hidden states of one batch. Those of all samples wait for the next block.": (
-        lambda d, m, k, samples, length, batch, size: _visited(d, m, k, 1, batch, batch, size)
-    ),
-    "you ran all tokens at once. The activations are those of one batch.": (
-        lambda d, m, k, samples, length, batch, size: _visited(d, m, k, samples, length, samples * length, size)
-    ),
-    "k_proj and v_proj are width × kv each, narrower than q_proj.": (
-        lambda d, m, k, *others: _visited(d, m, d, *others)
-    ),
-    "the MLP has three matrices, gate, up and down; you counted two.": (
-        lambda d, m, k, *others: _visited(d, m, k, *others) - others[-1] * d * m
-    ),
-    "you counted numbers, not bytes. Each takes itemsize bytes.": lambda *shape: _visited(*shape[:-1], 1),
-    "you gave bits. The answer is in bytes: itemsize is bytes already.": lambda *shape: 8 * _visited(*shape),
-    "running takes 6 numbers of itemsize bytes each; 12 bytes is right for 2 bytes a number only.": (
-        lambda d, m, k, samples, length, batch, size: _visited(d, m, k, samples, length, batch * 2 / size, size)
-    ),
-    "you selected the whole block at once. Select works on one layer at a time, at most width × inner weights.": (
-        lambda *shape: sum(_parts(*shape)[:2]) + max(_parts(*shape)[2], 9 * _parts(*shape)[0] / shape[-1])
-    ),
-    "the 9 of selecting is bytes already, whatever the itemsize.": (
-        lambda *shape: sum(_parts(*shape)[:2]) + max(_parts(*shape)[2], shape[-1] * _parts(*shape)[3])
+    "you gave the block before the first wrong one: the fault shows where the wrong input is read.": (
+        _audit(found=lambda wrong: max(min(wrong) - 1, 0))
     ),
 }
 
 
-def visited_gpu_bytes(function, graded: bool = False) -> None:
-    """Exercise 03.2: what a GPU must hold when one block at a time visits it, in bytes.
+def first_misjudged(function, graded: bool = False) -> None:
+    """Exercise 03.4: ``function(blocks, pruned, x, sparsity)`` -> the first block that a loop judged wrongly, or -1.
 
-    ``function(width, inner, kv, samples, length, batch_tokens, itemsize)``: one block, the hidden states of all
-    samples, and the larger of one batch's activations and the scratch to select a layer. graded: on more cases.
-    AssertionError, naming the mistake. Used in notebook 03, "Exercise 03.2".
+    blocks, pruned: lists of W (width, width), before and after; x (tokens, width). A block is judged rightly if its
+    zeros are Wanda's for the inputs that the pruned blocks before it give. graded: on more cases. AssertionError,
+    naming the mistake. Used in notebook 03, "Exercise 03.4".
     """
-    cases = [(576, 1536, 192, 8, 128, 512, 4), (576, 1536, 192, 16, 64, 64, 2)]
+    draw = torch.Generator().manual_seed(2)
+    toys = [_toy(draw, count=5, width=16, tokens=40)]
     if graded:
-        cases += [(4096, 11008, 4096, 128, 2048, 8192, 2), (8192, 28672, 1024, 128, 2048, 2048, 2)]
-        cases += [(64, 100, 16, 3, 50, 50, 8)]
-    judge(function, cases, _visited, VISITED_GPU_BYTES, tolerance=1e-6)
-    done("03.2", "one block, all hidden states, and the larger of running and selecting", graded)
-
-
-def _two_passes(weights, blocks, tokens, rate):
-    return 2 * weights * (2 * blocks - 1) * tokens / rate
-
-
-TWO_PASS_SECONDS = {
-    "one pass. The loop runs each block twice, to capture and to propagate.": (
-        lambda weights, blocks, tokens, rate: 2 * weights * blocks * tokens / rate
-    ),
-    "you ran the last block twice. Nobody reads what leaves it, so it needs no second pass.": (
-        lambda weights, blocks, tokens, rate: 4 * weights * blocks * tokens / rate
-    ),
-    "the last block needs one pass, the one that captures. You left it out altogether.": (
-        lambda weights, blocks, tokens, rate: 4 * weights * (blocks - 1) * tokens / rate
-    ),
-    "you counted multiplications only. Each comes with an addition, so 2 operations for each weight and token.": (
-        lambda *numbers: _two_passes(*numbers) / 2
-    ),
-    "these are operations, not seconds. Divide by the operations a second.": (
-        lambda weights, blocks, tokens, rate: _two_passes(weights, blocks, tokens, 1)
-    ),
-    "this is seconds for one token.": lambda weights, blocks, tokens, rate: _two_passes(weights, blocks, 1, rate),
-    "this is one block, twice. All blocks must run.": (
-        lambda weights, blocks, tokens, rate: 4 * weights * tokens / rate
-    ),
-}
-
-
-def two_pass_seconds(function, graded: bool = False) -> None:
-    """Exercise 03.3: ``function(weights_per_block, blocks, tokens, flops_per_second)`` -> seconds of the block loop.
-
-    Two passes of all tokens, the last block once; a multiplication and an addition for each weight and token. graded:
-    on more cases. AssertionError, naming the mistake. Used in notebook 03, "Exercise 03.3".
-    """
-    cases = [(1000, 3, 10, 60.0), (3_538_944, 30, 1024, 1.2e11)]
-    if graded:
-        cases += [(202_375_168, 32, 128 * 2048, 4e14), (500, 1, 7, 10.0)]
-    judge(function, cases, _two_passes, TWO_PASS_SECONDS, tolerance=1e-6)
-    done("03.3", "two passes, the last block once, two operations for each weight and token", graded)
+        toys += [_toy(draw, count=3, width=12, tokens=30, sparsity=0.7), _toy(draw, count=1, width=8, tokens=20)]
+    cases = []
+    for blocks, x, sparsity in toys:
+        cases += [(blocks, list(loop(blocks, x, sparsity)), x, sparsity) for loop in FAULTS.values()]
+        if len(blocks) > 2:  # right up to the last block
+            late = [*FAULTS["right"](blocks, x, sparsity)[:-1], *_magnitude(blocks[-1:], x, sparsity)]
+            cases.append((blocks, late, x, sparsity))
+    judge(function, cases, _audit(), FIRST_MISJUDGED)
+    done("03.4", "each block judged again by what it reads, and the first that differs is named", graded)

@@ -35,7 +35,7 @@ def window_losses(model, tokens: torch.Tensor, batch_size: int | None = None, ke
     batch × length × vocabulary. kept: a file that stores the losses as they come; after a kill, the same call goes on
     from it, and a power cut costs one batch. Raises ValueError for windows of fewer than two tokens, and for a file
     that holds anything but losses of this model on these windows; such a file is not changed.
-    Introduced in notebook 03, "Does the model notice?"; what its numbers are good for, in notebook 06.
+    Introduced in notebook 03, "Does the order matter?"; what its numbers are good for, in notebook 06.
     """
     check_tokens(model, tokens)
     if tokens.shape[1] < 2:

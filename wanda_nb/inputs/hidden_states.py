@@ -35,8 +35,7 @@ class HiddenStates:
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Replace the input of block number ``index`` by its output."""
         for number, hidden in enumerate(self.hidden):
-            output = self._run(number, index, block, device)
-            hidden.copy_(output if isinstance(output, torch.Tensor) else output[0])
+            hidden.copy_(self._run(number, index, block, device))
 
     def capture(self, index: int, block: nn.Module, device, sums) -> None:
         """Run block number ``index`` on every batch while ``sums``, an open InputNorms or InputGrams, watches.
@@ -68,7 +67,7 @@ class HiddenStates:
                 f"{type(block).__name__} is not supported: block {index} writes into what it is called with, and "
                 "other blocks may read that. Expected blocks that hand on nothing but hidden states."
             )
-        return output
+        return output if isinstance(output, torch.Tensor) else output[0]
 
 
 @torch.no_grad()
@@ -165,7 +164,7 @@ def _idle_pass(model, blocks, inputs, output_lengths, change=None):
                 output_lengths[type(block)] = None if isinstance(output, torch.Tensor) else len(output)
             length = output_lengths[type(block)]
             y = x if change is None else change(x)
-            outputs.append((y, write_count(y)))
+            outputs[:] = [(y, write_count(y))]
             return y if length is None else (y, *[change and y] * (length - 1))
 
         return idle

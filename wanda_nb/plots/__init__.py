@@ -4,8 +4,9 @@ from .ablations import calibration_curves, leaderboard, norm_power, perplexity_b
 from .activations import channel_norms, loudness_by_depth, massive_activations, weights_and_norms
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .explorer import Explorer, explored
+from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
-from .loop import block_loop, input_drift, mask_changes, paired_losses, phase_seconds
+from .loop import RESIDENTS, block_loop, by_kind, input_drift, phase_seconds, residency
 from .paper import moved_by, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, removed_weights
@@ -17,8 +18,10 @@ __all__ = [
     "COLORS",
     "KEPT",
     "REMOVED",
+    "RESIDENTS",
     "Explorer",
     "block_loop",
+    "by_kind",
     "bytes_by_sparsity",
     "calibration_curves",
     "channel_norms",
@@ -32,14 +35,12 @@ __all__ = [
     "leaderboard",
     "lost_shares",
     "loudness_by_depth",
-    "mask_changes",
     "masks_side_by_side",
     "massive_activations",
     "merged_corners",
     "moved_by",
     "norm_power",
     "one_text_many_perplexities",
-    "paired_losses",
     "pairing",
     "pattern_costs",
     "pattern_perplexities",
@@ -47,13 +48,16 @@ __all__ = [
     "perplexity_by_sparsity",
     "perplexity_intervals",
     "phase_seconds",
+    "pipeline",
     "published_beside_ours",
     "published_ratios",
     "recovery_curves",
     "removed_weights",
+    "residency",
     "row_sparsity",
     "score_by_group",
     "score_plane",
+    "streamed_memory",
     "style",
     "task_accuracies",
     "two_four_format",

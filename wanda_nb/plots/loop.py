@@ -1,4 +1,4 @@
-"""Figures of notebook 03: the block loop and its drift."""
+"""Figures of notebook 03: the block loop, what it keeps where, and its drift."""
 
 from __future__ import annotations
 
@@ -68,55 +68,83 @@ def input_drift(hidden_error: dict, norm_change: dict):
     return figure
 
 
-def mask_changes(order, draw):
-    """The share of removed weights that become others, by block: (blocks,) fractions for two causes.
+RESIDENTS = {"hidden states": "#8d7fc1", "weights": "#b9c3c8", "activations": "#79b58a", "selection": "#e9b96e"}
 
-    order: one shot instead of the loop; draw: another draw of calibration windows.
-    Used in notebook 03, "Whose inputs does block 2 see?".
+
+def residency(timeline: list[dict], predicted: float):
+    """What lies on a device while blocks visit it: a stacked band of bytes for each kind, over the phases.
+
+    timeline: a row for each phase, with its block (counted from 0), its name, and for each kind the bytes at several
+    moments, in order. predicted: bytes at the worst moment. Used in notebook 03, "What lies on the device, and when".
     """
-    figure, axes = plt.subplots(figsize=(7, 3.2))
-    blocks = range(1, len(order) + 1)
-    axes.plot(blocks, draw, "s--", markersize=4, color=COLORS["2:4"], label="another draw of calibration text")
-    axes.plot(blocks, order, "o-", markersize=4, color=COLORS["wanda"], label="norms from the dense model (one shot)")
-    axes.set(
-        xlabel="block (1 is the first)", ylabel="removed weights\nthat are others", xticks=(1, 5, 10, 15, 20, 25, 30)
-    )
-    axes.set_ylim(0, 1.45 * max(*order, *draw))
-    axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.set_title("The order changes a few per cent of the masks, like a new draw")
-    axes.legend(loc="upper left", fontsize=11)
+    figure, axes = plt.subplots(figsize=(7, 4))
+    moments: list[float] = []
+    heights: dict[str, list[float]] = {kind: [] for kind in RESIDENTS}
+    start = 0.0
+    for row in timeline:
+        count, width = len(row["weights"]), 0.45 if row["phase"] in ("in", "out") else 1.0
+        moments += [start + width * (number + 0.5) / count for number in range(count)]
+        for kind, values in heights.items():
+            values += [size / 1e6 for size in row[kind]]
+        axes.text(start + width / 2, 0.99, row["phase"], ha="center", va="top", fontsize=10,
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+        start += width
+        axes.axvline(start, color="white" if row["phase"] != "out" else "#44525a", linewidth=1, ymax=0.8)
+    axes.stackplot(moments, *heights.values(), labels=heights, colors=RESIDENTS.values(), step="mid")
+    totals = [sum(there) for there in zip(*heights.values(), strict=True)]
+    highest = max(totals)
+    axes.axhline(predicted / 1e6, color="black", linestyle="--", linewidth=1.2)
+    dot = moments[totals.index(highest)]
+    axes.plot(dot, highest, "o", color="black", markersize=7)
+    axes.annotate(f"measured {highest:.1f}", (dot, highest), (6, 5), textcoords="offset points", fontsize=11)
+    aside = {"x": start, "ha": "right"} if dot < start / 2 else {"x": 0, "ha": "left"}
+    axes.text(y=predicted / 1e6 * 1.02, s=f"predicted peak {predicted / 1e6:.1f}", va="bottom", fontsize=11, **aside)
+    numbers = sorted({row["block"] for row in timeline})
+    axes.set(xlim=(0, start), ylim=(0, 1.25 * max(highest, predicted / 1e6)), ylabel="on the device, MB")
+    axes.set_xticks([start * (place + 0.5) / len(numbers) for place in range(len(numbers))])
+    axes.set_xticklabels([f"block {number + 1}" for number in numbers])
+    axes.tick_params(axis="x", length=0)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=11, handlelength=1, columnspacing=1.2)
     return figure
 
 
-def paired_losses(differences: dict):
-    """Differences in loss window by window, with mean and two standard errors: {name: (windows,) nats a token}.
+def by_kind(readings: list[dict]) -> list[dict]:
+    """The timeline of ``residency`` from readings of a device's memory: what is new in a step is of that step's kind.
 
-    Used in notebook 03, "Whose inputs does block 2 see?".
+    readings: one after each step, with its block, its step, and the bytes allocated ``now`` and at ``most`` since the
+    reading before; the first one when nothing but the hidden states is there.
+    Used in notebook 03, "What lies on the device, and when".
     """
-    figure, axes = plt.subplots(figsize=(7, 2.8))
-    for row, values in enumerate(differences.values()):
-        color = (COLORS["dense"], COLORS["wanda"])[row % 2]
-        heights = [row + 0.16 * (i % 3 - 1) for i in range(len(values))]  # spread, so that dots show
-        axes.plot(values, heights, "o", color=color, alpha=0.45, markersize=6, markeredgewidth=0)
-        mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
-        axes.errorbar(mean, row + 0.36, xerr=2 * error, fmt="D", color="black", markersize=5, capsize=4)
-    axes.axvline(0, color="#b0b8bc", linewidth=1, zorder=0)
-    axes.set(yticks=range(len(differences)), yticklabels=differences, ylim=(len(differences) - 0.4, -0.5))
-    axes.set_xlabel("difference in loss, nats per token (0 = the same; dot = a window)")
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.set_title("Pruning costs a lot; the order makes next to no difference")
-    return figure
+    hidden, before, timeline = readings[0]["now"], 0, []
+    for reading in readings[1:]:
+        step, now, most = reading["step"], reading["now"] - hidden, reading["most"] - hidden
+        row = {"block": reading["block"], "phase": step, **{kind: [0, 0, 0] for kind in RESIDENTS}}
+        row["hidden states"] = [hidden] * 3
+        if step in ("in", "out"):
+            row["weights"], before = [before, max(before, now), now], now
+        else:
+            row["weights"] = [before] * 3
+            row["selection" if step == "select" else "activations"] = [0, most - before, now - before]
+        timeline.append(row)
+    return timeline
 
 
-def phase_seconds(seconds: dict):
-    """Where the time of a run goes: {phase: seconds}, as in a Report. Used in notebook 03, "The report"."""
-    figure, axes = plt.subplots(figsize=(7, 2.2))
-    colors = {"prepare": "#b0b8bc", "capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}
-    bars = axes.barh(list(seconds), list(seconds.values()), color=[colors[phase] for phase in seconds], height=0.7)
-    axes.bar_label(bars, [f"{value:.1f} s" for value in seconds.values()], padding=4)
+def phase_seconds(seconds: dict, predicted: dict):
+    """Where the time of a run goes: {phase: seconds}, as in a Report, as bars; those predicted as ticks.
+
+    Used in notebook 03, "Predicted against measured", and notebook 10, "A 7B model in little memory".
+    """
+    figure, axes = plt.subplots(figsize=(7, 0.9 + 0.4 * len(seconds)))
+    colors = {"capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}
+    longest = max(*seconds.values(), *predicted.values())
+    for row, (phase, value) in enumerate(seconds.items()):
+        axes.barh(phase, value, color=colors.get(phase, "#b0b8bc"), height=0.7)
+        guess = predicted.get(phase, 0.0)
+        axes.text(max(value, guess) + 0.02 * longest, row, f"{value:.1f} s", va="center")
+        if guess:
+            axes.plot([guess, guess], [row - 0.42, row + 0.42], color="black", linewidth=2.5)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.2 * max(seconds.values()))
+    axes.set_xlim(0, 1.15 * longest)
     axes.tick_params(axis="y", length=0)
-    axes.set(xlabel="seconds", title="Where the seconds went")
+    axes.set(xlabel="seconds", title="Where the seconds went" + " (ticks: predicted)" * bool(predicted))
     return figure

@@ -21,13 +21,15 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
     """Write the model card (README.md), and its facts for programs (pruning.json). origin: see ``provenance``."""
     shape = dict(zip(("samples", "length"), report.tokens, strict=False))
     beginning = {} if report.bos is None else {"windows begin with BOS": report.bos}
+    texts = report.calibration or ([{**(calibration or {}), **shape, **beginning}] if shape else [None])
     facts = {
         "method": report.method,
         "pattern": report.pattern,
         "comparison group": report.group,
         "weight update": report.update,
         "sparsity": round(zeros, 6),
-        "calibration": {**(calibration or {}), **shape, **beginning} if shape else None,
+        "activations": report.activations,
+        "calibration": texts if len(texts) > 1 else texts[0],
         **measured,
         **origin,
     }
@@ -48,4 +50,6 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
 
 
 def _words(value) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(_words, value))
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)

@@ -1,14 +1,20 @@
-"""The identity of a model: every byte of its weights, and its config."""
+"""The identity of a model: its config, and every byte of its weights or a sample of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 
 import torch
 
+from ..blocks import block_names, decoder_blocks
+
 # The folder of a model and the program that wrote it do not change what it computes.
 PLACES = {"_name_or_path", "architectures", "transformers_version"}
+# What else of a config says nothing of the activations, beside the ids of tokens; weights are compared by value.
+ASIDE = PLACES | {"dtype", "torch_dtype", "use_cache", "return_dict", "output_attentions", "output_hidden_states"}
+ROWS = 4  # of each weight, in a sample
 
 
 def identity(model) -> str:
@@ -27,6 +33,57 @@ def identity(model) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def model_identity(model, read: Callable[[str, torch.Tensor], torch.Tensor] | None = None) -> dict:
+    """What a model computes in its blocks, from a sample of its weights: the same in memory and on disk.
+
+    Its class, its config, and a sha256 over names, shapes and a few rows of the embeddings and of each tensor in the
+    blocks, rounded to bfloat16, so that a checkpoint and the model loaded from it in float32 or bfloat16 share it; one
+    of float32 loaded in float16 does not. It tells the original from a pruned, trained or merged model, but not from
+    one in which a few weights differ; for that see ``identity``.
+    read: gives the ``sample`` of a tensor by its name in the model, if the model is on the meta device.
+    """
+    embeddings = model.get_input_embeddings().weight
+    tensors = {name: tensor for name, tensor in model.named_parameters() if tensor is embeddings}
+    for prefix, block in zip(block_names(model), decoder_blocks(model), strict=True):
+        tensors |= {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        rows = sample(tensor.detach(), tensor.shape) if read is None else read(name, tensor)
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor_bytes(rows.bfloat16() if rows.is_floating_point() else rows))
+    config = json.loads(json.dumps(model.config.to_dict(), default=_plain))
+    return {"class": type(model).__name__, "config": _essential(config), "weights": digest.hexdigest()}
+
+
+def sample(tensor, shape) -> torch.Tensor:
+    """Four rows of a tensor, the first and the last among them, or all of a vector. tensor: or the slice of a file."""
+    if len(shape) < 2:
+        return tensor[...]
+    rows = sorted({number * (shape[0] - 1) // (ROWS - 1) for number in range(ROWS)})
+    return torch.cat([tensor[row : row + 1] for row in rows])
+
+
+def _essential(config: dict) -> dict:
+    """What of a config can change activations, as far as one can tell by its names."""
+    kept = {key: value for key, value in config.items() if key not in ASIDE and not key.endswith("_token_id")}
+    return {key: _essential(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def difference(one: dict, other: dict) -> str | None:
+    """What first differs between two ``model_identity``, in words; None if nothing does.
+
+    What only one config has does not count: versions of transformers add and drop settings.
+    """
+    for key, value in one.items():
+        if key not in other or value == other[key]:
+            continue
+        if not isinstance(value, dict) or not isinstance(other[key], dict):
+            return key if key == "weights" else f"{key} ({value} and {other[key]})"
+        if found := difference(value, other[key]):
+            return found
+    return None
 
 
 def tokens_identity(tokens: torch.Tensor, attention_mask) -> str:

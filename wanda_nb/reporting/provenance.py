@@ -47,7 +47,7 @@ def provenance(model, device=None, data: dict[str, str] | None = None) -> dict:
 
 def model_name(path_or_id) -> str:
     """A model's name: its hub id, even if the path is in a hub's cache; else its folder's name, without the path."""
-    if not (Path(path_or_id).is_dir() or Path(path_or_id).is_absolute()):
+    if not path_or_id or not (Path(path_or_id).is_dir() or Path(path_or_id).is_absolute()):
         return str(path_or_id)
     path = os.path.abspath(path_or_id)
     cached = HUB_CACHE.search(path)

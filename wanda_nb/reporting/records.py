@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1]
 def measured(name: str) -> dict:
     """A record in data/results, with everything needed to measure it again.
 
-    Raises FileNotFoundError for any other name. Introduced in notebook 03, "A 7B model in little memory".
+    Raises FileNotFoundError for any other name. Introduced in notebook 03, "What lies on the device, and when".
     """
     return json.loads(_recorded(f"results/{name}.json").read_text(encoding="utf-8"))
 

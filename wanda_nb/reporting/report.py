@@ -31,12 +31,16 @@ class Report:
     #: Bytes read from disk and written to it; 0 if the model was in memory.
     read: int = 0
     written: int = 0
-    #: Floating-point operations of the linear layers in two passes, one pass for the last block.
+    #: Floating-point operations of the matrix products in capture and propagate, as loop_flops counts them.
     flops: float = 0.0
     #: Floating-point operations per second that this machine reaches on a large product, in the model's dtype.
     rate: float = 0.0
     #: Whether every calibration window began with the model's BOS token; None if that is not known.
     bos: bool | None = None
+    #: Whose activations were read: "sequential" or "norms of the dense model"; None if the method reads none.
+    activations: str | None = None
+    #: For a run from a calibration: what is known of its texts.
+    calibration: list[dict] | None = None
 
     @property
     def reached(self) -> float:
@@ -63,10 +67,11 @@ class Report:
         settings = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
         settings += f", {self.update} update" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
+        activations = f" · {self.activations}" if self.activations else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
-            f" · {phases} · peak memory {self.peak_memory / 2**30:.2f} GiB"
+            f"{activations} · {phases} · peak memory {self.peak_memory / 2**30:.2f} GiB"
         )
 
     def timing(self) -> str:
@@ -78,7 +83,7 @@ class Report:
         if self.flops:
             floor = self.flops / self.rate
             parts.append(
-                f"matrix products of two passes, at the {self.rate / 1e9:,.0f} GFLOP/s measured here: {floor:.1f} s, "
+                f"matrix products, at the {self.rate / 1e9:,.0f} GFLOP/s measured here: {floor:.1f} s, "
                 f"{floor / total:.0%} of the {total:.1f} s taken"
             )
         return " · ".join(parts)

@@ -1,0 +1,225 @@
+"""What the block loop will hold on the device that computes: for a batch, by a dry pass; for a layer, counted."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .blocks import decoder_blocks, eager, linear_layers, replaced_tensors, weight_matrix
+from .capture import InputNorms
+from .hardware import activation_bytes, free_memory
+from .reporting.report import gib
+from .scores import magnitude_score, wanda_score
+from .selection import DEVICE_SLAB
+from .updates import BLOCK
+
+
+class Allocations(TorchDispatchMode):
+    """While open, counts the bytes of the tensors that are made, as long as they live, and the most at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+        self._known: weakref.WeakSet = weakref.WeakSet()  # storages
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self._known.update(x.untyped_storage() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) and tensor.is_meta else None
+            if storage is not None and storage not in self._known:
+                self._known.add(storage)
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage.nbytes()).atexit = False
+        self.peak = max(self.peak, self.alive)
+        return result
+
+    def _freed(self, size: int) -> None:
+        self.alive -= size
+
+
+class _Fused(TorchFunctionMode):
+    """Attention as fused kernels compute it, which hold no scores (length, length)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is scaled_dot_product_attention and torch.backends.cuda.mem_efficient_sdp_enabled():
+            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
+        return func(*args, **(kwargs or {}))
+
+
+class Pass(NamedTuple):
+    """What one batch takes on its way through the model, beyond weights and hidden states."""
+
+    #: Bytes at the peak within a block whose inputs are watched, its statistics not counted; those of the batch's
+    #: hidden states.
+    block: int
+    hidden: int
+    #: Bytes of what several blocks are called with, and of what is for one block alone, in all blocks together.
+    common: int
+    own: int
+
+
+class _Seen(Exception):
+    """Raised by a hook after the last block."""
+
+
+@torch.no_grad()
+def dry_pass(model, windows: int, length: int, statistic=InputNorms) -> Pass:
+    """What a batch of windows takes, found by a pass through a twin whose blocks are on the meta device.
+
+    statistic: what the capture sums up, InputNorms or InputGrams. Blocks that look at values, which are not there, are
+    taken to hold the inputs and outputs of all layers at once. What blocks hand on to one another besides hidden
+    states (keys and values that some share) is not counted.
+    """
+    twin = _twin(model)
+    blocks, count, most, started = decoder_blocks(twin), Allocations(), [], [0]
+    given: dict[tuple, tuple] = {}  # a tensor, and the blocks that are called with it
+
+    def enter(block, args, kwargs):
+        others = tree_leaves((args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}))
+        for x in others:
+            if isinstance(x, torch.Tensor):
+                given.setdefault((x.data_ptr(), x.shape, x.dtype), (x, set()))[1].add(block)
+        moved = send_to_device((args, kwargs), "meta")
+        count.peak = started[0] = count.alive
+        return moved
+
+    def leave(block, *_):
+        most.append(count.peak - started[0])
+        if block is blocks[-1]:
+            raise _Seen
+
+    with eager(twin), _Fused(), count, ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(statistic(block))
+            for layer in linear_layers(block).values():  # statistics that earlier batches have left
+                layer(weight_matrix(layer).new_empty(1, weight_matrix(layer).shape[1]))
+            block.register_forward_pre_hook(enter, with_kwargs=True)
+            block.register_forward_hook(leave)
+        try:
+            twin.base_model(input_ids=torch.zeros(windows, length, dtype=torch.long), use_cache=False)
+        except _Seen:
+            pass
+        except RuntimeError:
+            most.append(windows * length * max(map(activation_bytes, blocks)))
+    common, own = (
+        sum(x.nbytes for x, readers in given.values() if (len(readers) > 1) == several) for several in (True, False)
+    )
+    hidden = windows * length * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    return Pass(max(most), hidden, common, own)
+
+
+def _twin(model):
+    """A copy of a model that takes no memory: its blocks are on the meta device, the other weights are zeros."""
+    weights = {name: tensor.to("meta") for name, tensor in model.named_parameters(remove_duplicate=False)}
+    with replaced_tensors(model, weights):
+        twin = copy.deepcopy(model).eval()
+    for block in decoder_blocks(twin):
+        block.to("meta")
+    inside = {part for block in decoder_blocks(twin) for part in block.modules()}
+    for part in set(twin.modules()) - inside:
+        for name, weight in part.named_parameters(recurse=False):
+            zero = torch.zeros((), dtype=weight.dtype)
+            setattr(part, name, nn.Parameter(zero.expand(weight.shape), requires_grad=False))
+    return twin
+
+
+class Need(NamedTuple):
+    """Bytes that the block loop holds on the device that computes, at the peak."""
+
+    #: Of the hidden states of all windows, which may also lie in CPU memory, and of everything else.
+    hidden: int
+    others: int
+
+    def leaves_room(self, free: int) -> bool:
+        """Whether the hidden states may lie on the device, of which so many bytes are free."""
+        return self.hidden <= min(free // 3, free - self.others)
+
+    def check(self, device: torch.device) -> None:
+        """Raise ValueError if the device has too little free memory even without the hidden states."""
+        if self.others > (free := free_memory(device)):
+            raise ValueError(
+                f"{device} has {gib(free)} of memory free, but {gib(self.others)} are needed there at one time. "
+                "Choose a smaller batch_size, end what else is using it, or take device='cpu'."
+            )
+
+
+def need(model, plan, tokens, attention_mask, batch_size: int | None, there: int, starting: int = 0) -> Need:
+    """What the loop takes on a device where so many bytes of blocks are ``there`` at one time.
+
+    tokens: None if no block is run. starting: bytes of weights that are there when the first hidden states are
+    computed; 0 if that is done elsewhere.
+    """
+    blocks = decoder_blocks(model)
+    selection = max(selection_bytes(plan, block) for block in blocks)
+    if tokens is None:
+        return Need(0, there + selection)
+    samples, length = tokens.shape
+    windows = min(batch_size, samples)
+    batch = dry_pass(model, windows, length, plan.statistic)
+    calls = batch.common + (-(-samples // windows) * batch.own if starting else batch.own // len(blocks))
+    if attention_mask is not None:  # a window with padding has a mask, and positions, of its own
+        counts = attention_mask.bool()
+        width = model.dtype.itemsize if model.config._attn_implementation == "eager" else 1
+        calls += int((counts.any(dim=1) & ~counts.all(dim=1)).sum()) * (batch.common + length**2 * width)
+    statistics = max(statistic_bytes(plan, block) for block in blocks)
+    running = there + calls + max(statistics + batch.block + batch.hidden, selection)
+    beginning = starting + calls + batch.block + 4 * batch.hidden if starting else 0
+    others = max(running, beginning)
+    return Need(batch.hidden * samples // windows, others + others // 50)  # and what is too small to be counted
+
+
+def selection_bytes(plan, block) -> int:
+    """The most that pruning a block's layers holds at one time: statistics, masks, a score, what ranking it takes."""
+    kept = most = 0
+    for layer in linear_layers(block).values():
+        W = weight_matrix(layer)
+        most = max(most, kept + (_update_bytes(plan, W) if plan.update else _ranking_bytes(plan, W)))
+        kept = 4 * W.shape[1] ** 2 if plan.update else kept + W.numel()  # the last factor, or all masks
+    return most + statistic_bytes(plan, block)
+
+
+def statistic_bytes(plan, block) -> int:
+    """The norms or Hessians of a block's layers."""
+    power = 2 if plan.update else 1
+    return sum(4 * weight_matrix(layer).shape[1] ** power for layer in linear_layers(block).values())
+
+
+def _ranking_bytes(plan, W: torch.Tensor) -> int:
+    """What scoring a layer and ranking the scores hold, the mask included. A weight's bytes are counted in the code."""
+    weights, slab = W.numel(), min(W.numel(), DEVICE_SLAB)
+    narrow, by_size = W.element_size() == 2, plan.score is magnitude_score
+    scoring = (6 if narrow else 4) if by_size else (6 if narrow else 8) if plan.score is wanda_score else 16
+    # of 16-bit sizes many are alike, and more of them at the threshold than are to go
+    tied = narrow and (plan.group == "input" or (by_size and plan.group == "output"))
+    ranking = 8.25 if plan.nm else (12 if tied else 2) + (4 if plan.group == "input" else 0)  # beside scores and mask
+    if plan.goes_by_rows:
+        held = weights + max(scoring, 4 + ranking) * slab
+    elif plan.group == "running-sum":
+        held = 25 * weights
+    else:
+        held = max(scoring * weights, 5 * weights + ranking * slab)
+    return int(held) + 16 * sum(W.shape)
+
+
+def _update_bytes(plan, W: torch.Tensor) -> int:
+    """What the factor of a layer's Hessian, and then the update with it, hold."""
+    rows, width = W.shape
+    errors = 4 * rows * min(width, BLOCK)
+    if plan.update == "one-shot":
+        choosing = max(_ranking_bytes(plan, W), 6 * W.numel() + errors)
+    else:  # so many columns at a time; of 16-bit weights some scores are alike
+        choosing = 6 * W.numel() + errors * (1.3 if plan.nm else 6 if W.element_size() == 2 else 3.7)
+    updating = 4 * width**2 + W.element_size() * W.numel() + choosing + 16 * sum(W.shape)
+    return int(max(19 * width**2 + 16 * sum(W.shape), updating))

@@ -1,0 +1,122 @@
+"""What the block loop knows of the inputs of each layer: captured as blocks run, or looked up in a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ..blocks import block_names, decoder_blocks, is_expert, linear_layers, weight_matrix
+from ..calibration import Calibration
+from ..capture import InputGrams
+from ..reporting.progress import Clock
+from .hidden_states import HiddenStates, never_called
+
+
+class Captured:
+    """Inputs summed up as blocks run on the hidden states of this process's windows, over all processes.
+
+    dense: blocks are left as they are, so each runs once, to its end: the pass that is watched also propagates. Sums
+    are then kept in float64.
+    """
+
+    runs, kind = True, "sequential"
+
+    def __init__(self, states: HiddenStates, statistic: type, clock: Clock, dense: bool = False):
+        self.states, self.statistic, self.clock, self.dense = states, statistic, clock, dense
+        self.entered = 0  # the number of the block that the hidden states are about to enter
+
+    def statistics(self, index: int, block: nn.Module, device):
+        """An InputNorms or InputGrams. Raises ValueError for a layer that saw no input, or one that is not finite.
+
+        With ``dense``, an expert may have seen none: more text can be added to a calibration.
+        """
+        with self.clock("capture"):
+            with self.statistic(block, exact=self.dense) as sums:
+                if self.dense:
+                    self._run(index, block, device)
+                else:
+                    self.states.capture(index, block, device, sums)
+            sums.sum_over_ranks()
+            self._check(index, block, sums)
+        return sums
+
+    def _check(self, index: int, block: nn.Module, sums) -> None:
+        state = "The model is as it was" if self.dense else f"Blocks before {index} are already pruned"
+        for name in linear_layers(block):
+            if name in sums:
+                if not bool(sums[name].isfinite().all()):
+                    raise ValueError(
+                        f"The input of {name} in block {index} is not finite. "
+                        f"{state}{'' if self.dense else ': load the model again'}. "
+                        "Expected finite activations: try float32 or bfloat16, or look at the text."
+                    )
+            elif not is_expert(block, name):
+                raise ValueError(f"{type(block).__name__} is not supported: {never_called(name, index)} {state}.")
+            elif not self.dense:
+                raise _no_token(name, index, state)
+
+    def advance(self, index: int, block: nn.Module, device) -> None:
+        """Replace the block's input by its output, unless that was done while it was watched."""
+        if self.entered == index:
+            with self.clock("propagate"):
+                self._run(index, block, device)
+
+    def _run(self, index: int, block: nn.Module, device) -> None:
+        self.states.advance(index, block, device)
+        self.entered = index + 1
+
+
+class LookedUp:
+    """What layers read in the dense model, from a calibration. Raises ValueError if it does not fit the model.
+
+    identity: gives the ``model_identity``, also of a model that is on the meta device.
+    """
+
+    runs = False
+
+    def __init__(self, calibration: Calibration, model, statistic: type, identity: Callable[[], dict]):
+        calibration.check(identity())
+        self.names, self.gram = block_names(model), statistic is InputGrams
+        self.calibration, self.kind = calibration, f"{'Grams' if self.gram else 'norms'} of the dense model"
+        if self.gram and calibration.statistic != "gram":
+            raise ValueError(
+                "An update needs XᵀX of each layer's input, and this calibration holds norms alone: calibrate with "
+                'statistic="gram", or give tokens.'
+            )
+        for index, block in enumerate(decoder_blocks(model)):
+            for name, layer in linear_layers(block).items():
+                full, width = f"{self.names[index]}.{name}", weight_matrix(layer).shape[1]
+                if not calibration.tokens.get(full):
+                    raise _no_token(name, index, "Nothing was changed")
+                if (given := calibration.sums[full].shape[-1]) != width:
+                    raise ValueError(f"The calibration has {given} input channels for {full}: expected {width}.")
+
+    def statistics(self, index: int, block: nn.Module, device) -> dict:
+        """The norm (in,) of each layer's input, or XᵀX (in, in) for an update; float32, on the device."""
+        read = self.calibration.gram if self.gram else self.calibration.__getitem__
+        return {name: read(f"{self.names[index]}.{name}").to(device) for name in linear_layers(block)}
+
+    def advance(self, index: int, block: nn.Module, device) -> None:
+        """Nothing, because no block is run."""
+
+
+def looked_up(calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict]) -> LookedUp | None:
+    """The inputs for a plan, if there is a calibration and the plan reads inputs. Raises ValueError if not usable."""
+    if calibration is None:
+        return None
+    if not isinstance(calibration, Calibration):
+        raise ValueError(
+            f"calibration is {type(calibration).__name__}: expected what calibrate or load_calibration gave. "
+            "prune_checkpoint takes what the model card says of the text as text=."
+        )
+    if tokens is not None or attention_mask is not None:
+        raise ValueError("Both tokens and a calibration: expected one of them. Leave out tokens and attention_mask.")
+    return LookedUp(calibration, model, plan.statistic, identity) if plan.statistic else None
+
+
+def _no_token(name: str, index: int, state: str) -> ValueError:
+    return ValueError(
+        f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
+        f"{state}. Use more calibration text, or magnitude."
+    )

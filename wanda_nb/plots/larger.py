@@ -1,0 +1,43 @@
+"""Figures of notebook 10: a model that is pruned from disk to disk."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+
+from .look import COLORS
+
+
+def pipeline(blocks: int = 4):
+    """Which thread has which block at a time, as a drawing: needs no data.
+
+    Used in notebook 10, "Where the blocks wait".
+    """
+    figure, axes = plt.subplots(figsize=(7, 2.6))
+    lanes = {"reads": ("#e8e3f6", 0), "computes": ("#cfe6ea", 1), "writes": ("#fbeed9", 2)}
+    for lane, (color, delay) in lanes.items():
+        for block in range(blocks):
+            axes.barh(lane, 1, left=block + delay, height=0.8, color=color, edgecolor="white", linewidth=3)
+            axes.text(block + delay + 0.5, lane, f"block {block + 1}", ha="center", va="center", fontsize=11)
+    red = COLORS["magnitude"]
+    axes.add_patch(plt.Rectangle((2, -0.47), 1, 2.94, facecolor="none", edgecolor=red, linewidth=2, zorder=3))
+    axes.text(3.1, 2.62, "three blocks at once", ha="center", va="top", fontsize=11, color=red)
+    axes.set(ylim=(3.05, -0.5), xlim=(-0.05, blocks + 2.05), xticks=(), xlabel="time →")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def streamed_memory(checkpoint: float, predicted: float, measured: float):
+    """The size of a checkpoint beside the memory that pruning it took, in bytes.
+
+    Used in notebook 10, "A 7B model in little memory".
+    """
+    figure, axes = plt.subplots(figsize=(7, 2.2))
+    sizes = {"the checkpoint": checkpoint, "memory, predicted": predicted, "memory, measured": measured}
+    colors = ["#b9c3c8", "#7fb8c2", COLORS["wanda"]]
+    bars = axes.barh(list(sizes), [size / 1e9 for size in sizes.values()], color=colors, height=0.7)
+    axes.bar_label(bars, [f"{size / 1e9:.1f} GB" for size in sizes.values()], padding=4)
+    axes.invert_yaxis()
+    axes.set(xlabel="GB", xlim=(0, 1.15 * checkpoint / 1e9))
+    axes.tick_params(axis="y", length=0)
+    return figure
