@@ -4,18 +4,21 @@ python data/benchmark.py build FOLDER --shape llama-7b     random weights in bfl
 python data/benchmark.py run FOLDER                        prunes it, prints a table, writes data/results/speed.json
 
 `run` takes --device, --samples and --length (128 windows of 2048, as in the paper, take hours on a CPU; give fewer
-there), and --published with a copy of the code published with the paper: both then run in turn, --repeat times, and
-their masks are compared. The published code needs the whole model on the device, and a LLaMA architecture.
+there). It prunes from disk to disk; with a GPU also the model in its memory, and the model in CPU memory whose blocks
+visit it. With --published and a copy of the code published with the paper, that runs too, in turn, --repeat times. All
+masks are compared. The published code needs the whole model on the device, and a LLaMA architecture.
 """
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import shutil
 import sys
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -38,23 +41,24 @@ SHAPES = {
 
 
 def build(folder: Path, shape: str) -> None:
-    """Write a random checkpoint with a shard for each block, so that only one block is in memory."""
+    """Write a random checkpoint, a shard for each block, each drawn from a seed of its own."""
     config = LlamaConfig(**SHAPES[shape], vocab_size=32000, max_position_embeddings=2048, dtype=torch.bfloat16)
     config.architectures = ["LlamaForCausalLM"]
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
-    draw = torch.Generator().manual_seed(0)
     width, inner = config.hidden_size, config.intermediate_size
-
-    def weights(out: int, into: int) -> torch.Tensor:
-        return torch.randn(out, into, generator=draw).mul_(0.02).bfloat16()
-
     attention = {f"self_attn.{name}_proj.weight": (width, width) for name in "qkvo"}
     mlp = {"mlp.gate_proj.weight": (inner, width), "mlp.up_proj.weight": (inner, width)}
     mlp["mlp.down_proj.weight"] = (width, inner)
     ones = torch.ones(width, dtype=torch.bfloat16)
-    shards, total = {}, 0
-    for index in range(config.num_hidden_layers + 1):
+    count = config.num_hidden_layers + 1
+
+    def shard(index: int) -> tuple[str, list[str], int]:
+        draw = torch.Generator().manual_seed(index)
+
+        def weights(out: int, into: int) -> torch.Tensor:
+            return torch.randn(out, into, generator=draw).mul_(0.02).bfloat16()
+
         if index < config.num_hidden_layers:
             block = f"model.layers.{index}."
             tensors = {block + name: weights(*shape) for name, shape in (attention | mlp).items()}
@@ -62,40 +66,51 @@ def build(folder: Path, shape: str) -> None:
         else:
             tensors = {name: weights(32000, width) for name in ("model.embed_tokens.weight", "lm_head.weight")}
             tensors["model.norm.weight"] = ones
-        name = f"model-{index + 1:05}-of-{config.num_hidden_layers + 1:05}.safetensors"
-        total += write_shard(folder / name, tensors)
-        shards[name] = list(tensors)
-        print(f"{name}: {gib(total)} so far", flush=True)
-    write_index(folder, shards, total)
+        name = f"model-{index + 1:05}-of-{count:05}.safetensors"
+        return name, list(tensors), write_shard(folder / name, tensors)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        written = list(pool.map(shard, range(count)))
+    total = sum(size for *_, size in written)
+    write_index(folder, {name: tensors for name, tensors, _ in written}, total)
+    print(f"{folder.name}: {gib(total)}", flush=True)
 
 
-def ours(folder: Path, scratch: Path, tokens, pattern, device, batch_size) -> dict:
-    """Prune a checkpoint from disk to disk; return what it took: seconds, bytes and floating-point operations."""
-    estimate = wn.estimate_checkpoint(folder, tokens, pattern=pattern, device=device, batch_size=batch_size)
+def streaming(folder: Path, scratch: Path, tokens, how: dict) -> dict:
+    """Prune a checkpoint from disk to disk; return what it took."""
     shutil.rmtree(scratch, ignore_errors=True)
+    estimate = wn.estimate_checkpoint(folder, tokens, **how)
     start = time.perf_counter()
-    report = wn.prune_checkpoint(folder, scratch, tokens, pattern=pattern, device=device, batch_size=batch_size)
-    seconds = time.perf_counter() - start
+    report = wn.prune_checkpoint(folder, scratch, tokens, **how)
+    return {
+        **taken(report, time.perf_counter() - start),
+        "predicted memory": estimate.memory if torch.device(how["device"]).type == "cpu" else estimate.device,
+        "read": report.read,
+        "written": report.written,
+    }
+
+
+def in_memory(model, tokens, how: dict) -> dict:
+    """Prune a model where it is, on the device or visiting it; return what it took."""
+    start = time.perf_counter()
+    return taken(wn.prune(model, tokens, **how), time.perf_counter() - start)
+
+
+def taken(report, seconds: float) -> dict:
+    """What a run took: seconds, by phase too; the least that its arithmetic takes; bytes."""
     print(report.headline(), report.timing(), sep="\n", flush=True)
     return {
         "seconds": round(seconds, 2),
         "phases": {phase: round(s, 2) for phase, s in report.seconds.items()},
-        "floor": round(report.flops / report.rate, 5),
+        "arithmetic": round(report.flops / report.rate, 5),
         "GFLOP/s": round(report.rate / 1e9),
         "peak memory": report.peak_memory,
-        "predicted memory": estimate.memory,
-        "read": report.read,
-        "written": report.written,
         "zeros": round(report.reached, 6),
     }
 
 
-def published(repository: Path, folder: Path, tokens, pattern, device) -> tuple[dict, dict]:
-    """Prune with the published code, adapted here to what transformers has changed since 2023.
-
-    Returns what it took, and the weights by name.
-    """
-    model = AutoModelForCausalLM.from_pretrained(folder).to(device)
+def published(repository: Path, model, tokens, pattern, device) -> dict:
+    """Prune a model with the published code, adapted here to what transformers has changed since 2023."""
     data = types.ModuleType("lib.data")
     data.get_loaders = lambda *names, **settings: ([(window[None], None) for window in tokens], None)
     sys.modules["lib.data"] = data
@@ -126,61 +141,79 @@ def published(repository: Path, folder: Path, tokens, pattern, device) -> tuple[
     measured = {"seconds": round(time.perf_counter() - start, 2)}
     if device.type == "cuda":
         measured["peak memory"] = torch.cuda.max_memory_allocated(device)
-    return measured, {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    return measured
 
 
-def agreement(weights: dict, scratch: Path) -> float:
-    """The fraction of mask elements on which two results agree."""
+def agreement(model, scratch: Path) -> float:
+    """The fraction of mask elements on which a model and a checkpoint agree, in every fourth block."""
+    weights = model.state_dict()
     skeleton = Skeleton(scratch)
     same = total = 0
-    for names in skeleton.names:
+    for names in skeleton.names[::4]:
         layers = {stored for name, stored in names.items() if name.endswith("proj.weight")}
         for name, tensor in skeleton.shards.read(layers).items():
-            same += int(((tensor == 0) == (weights[name] == 0)).sum())
+            there = weights[name]
+            same += int(((tensor.to(there.device) == 0) == (there == 0)).sum())
             total += tensor.numel()
     return same / total
+
+
+def measured(arguments, tokens, pattern, dense) -> dict:
+    """One pattern, pruned in every way that this machine and the arguments allow, and whether the masks agree."""
+    device = torch.device(arguments.device)
+    how = {"pattern": pattern, "device": device, "batch_size": arguments.batch_size}
+    scratch = arguments.folder.with_name(arguments.folder.name + "-pruned")
+    row = {"ours": streaming(arguments.folder, scratch, tokens, how), "masks equal": {}}
+    ways = {"published": lambda model: published(arguments.published, model, tokens, pattern, device)}
+    if device.type != "cpu":
+        ours = {name: lambda model: in_memory(model, tokens, how) for name in ("in memory", "visiting")}
+        ways = ours | ways
+    for name, way in ways.items():
+        if name != "published" or arguments.published:
+            model = copy.deepcopy(dense)
+            row[name] = way(model if name == "visiting" else model.to(device))
+            row["masks equal"][name] = agreement(model, scratch)
+    shutil.rmtree(scratch)
+    return row
 
 
 def run(arguments) -> None:
     """Prune by every pattern --repeat times, write the record and print a table."""
     device = torch.device(arguments.device)
-    config = Skeleton(arguments.folder).model.config
+    skeleton = Skeleton(arguments.folder)
+    config = skeleton.model.config
     size = (arguments.samples, arguments.length)
     tokens = torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
-    scratch = arguments.folder.with_name(arguments.folder.name + "-pruned")
+    in_memory_too = device.type != "cpu" or arguments.published
+    dense = AutoModelForCausalLM.from_pretrained(arguments.folder) if in_memory_too else None
+    origin = {"script": code_identity([Path(__file__)]), **provenance(skeleton.model, device)}
+    origin["model"] = "random weights"  # by `build`, always the same
     rows = []
     for pattern in (None, "2:4"):
         for number in range(arguments.repeat):
             row = {"pattern": pattern or "50%", "repeat": number, "run": 0}
-            row["ours"] = ours(arguments.folder, scratch, tokens, pattern, device, arguments.batch_size)
-            if arguments.published:
-                row["published"], weights = published(arguments.published, arguments.folder, tokens, pattern, device)
-                row["masks equal"] = agreement(weights, scratch)
-                del weights
-            rows.append(row)
-    shutil.rmtree(scratch)
-    origin = {"script": code_identity([Path(__file__)]), **provenance(Skeleton(arguments.folder).model, device)}
-    origin["model"] = "random weights"  # by `build`, always the same
-    record = {
-        "command": f"python data/benchmark.py run FOLDER --samples {arguments.samples} --length {arguments.length}",
-        "shape": {key: getattr(config, key) for key in SHAPES["tiny"]},
-        "samples": arguments.samples,
-        "length": arguments.length,
-        "runs": [origin],
-        "rows": rows,
-    }
-    arguments.results.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            rows.append(row | measured(arguments, tokens, pattern, dense))
+            record = {
+                "command": f"python data/benchmark.py run FOLDER --samples {arguments.samples} "
+                f"--length {arguments.length}" + " --published REPOSITORY" * bool(arguments.published),
+                "shape": {key: getattr(config, key) for key in SHAPES["tiny"]},
+                "samples": arguments.samples,
+                "length": arguments.length,
+                "runs": [origin],
+                "rows": rows,
+            }
+            arguments.results.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     table = pd.DataFrame(
         {
             "pattern": row["pattern"],
-            "ours s": row["ours"]["seconds"],
-            "× floor": round(row["ours"]["seconds"] / row["ours"]["floor"], 2),
-            "peak memory": gib(row["ours"]["peak memory"]),
-            "predicted": gib(row["ours"]["predicted memory"]),
-            "published s": row.get("published", {}).get("seconds"),
-            "masks equal": row.get("masks equal"),
+            "way": way,
+            "seconds": row[way]["seconds"],
+            "peak memory": gib(bytes_) if (bytes_ := row[way].get("peak memory")) else None,
+            "masks equal": row["masks equal"].get(way),
         }
         for row in rows
+        for way in row
+        if isinstance(row[way], dict) and "seconds" in row[way]
     )
     print(table.to_string(index=False, na_rep="–"))
 

@@ -4,16 +4,18 @@ python data/measure.py sparsity        perplexity against sparsity, three method
 python data/measure.py calibration     how many samples, of which text, drawn with which seed
 python data/measure.py groups          score × comparison group, three draws
 python data/measure.py intervals       perplexity against sparsity, with the loss of every window
-python data/measure.py zero_shot       seven tasks; dense, magnitude and Wanda at 50%
-python data/measure.py thousand        the same on up to 1,000 items of each task, not 200
+python data/measure.py thousand        seven tasks, up to 1,000 items of each; dense, and four methods at 50%
 python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls
-python data/measure.py wikitext FILE   WikiText-2, windows of 2048, three methods and patterns
+python data/measure.py wikitext FILE   WikiText-2, windows of 2048, four methods and three patterns
 python data/measure.py decisive FILE   four methods after 1 to 128 windows, judged on C4 and on WikiText-2
+python data/measure.py second FILE     the same after 64 windows, on Gemma 3 270M, whose terms you accept by running it
+python data/measure.py order           norms of the pruned model so far against those of the dense one, three draws
+python data/measure.py order_gemma     the same on Gemma 3 270M
 python data/measure.py updates         each mask without an update, with OBS and with least squares
 python data/measure.py figures         the README's pictures and table, from the files there are: at once
 
 Writes data/results/NAME.json row by row and, if it was stopped, goes on where it was; --list says how long the stored
-rows took.
+rows took. Runs on the best device there is.
 FILE: WikiText-2 raw test as .jsonl or .parquet, one row per line of the text, or hub:wikitext2.
 """
 
@@ -21,7 +23,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments import ablations, decisive, figures, intervals, record, recovery, steps, updates, wikitext, zero_shot
+from experiments import (
+    ablations,
+    decisive,
+    figures,
+    intervals,
+    order,
+    record,
+    recovery,
+    steps,
+    updates,
+    wikitext,
+    zero_shot,
+)
 
 from wanda_nb.reporting.progress import duration
 
@@ -31,11 +45,13 @@ EXPERIMENTS = {
     "calibration": ablations.calibration,
     "groups": ablations.groups,
     "intervals": intervals.intervals,
-    "zero_shot": zero_shot.zero_shot,
     "thousand": zero_shot.thousand,
     "recovery": recovery.recovery,
     "wikitext": wikitext.wikitext,
     "decisive": decisive.decisive,
+    "second": decisive.second,
+    "order": order.order,
+    "order_gemma": order.order_gemma,
     "updates": updates.updates,
 }
 
@@ -43,7 +59,7 @@ EXPERIMENTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=[*EXPERIMENTS, "figures"], nargs="?")
-    parser.add_argument("source", nargs="*", metavar="FILE", help="for wikitext and decisive: where the text is")
+    parser.add_argument("source", nargs="*", metavar="FILE", help="where the text is, for those that name it")
     parser.add_argument("--list", action="store_true", help="how long the stored rows took, on which device")
     arguments = parser.parse_args()
     if arguments.list or arguments.name is None:

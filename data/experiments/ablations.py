@@ -5,16 +5,15 @@ from __future__ import annotations
 import wanda_nb as wn
 
 from .record import Experiment
-from .steps import losses, pruned
+from .steps import EVALUATION, loaded, losses, pinned, pruned
 
-EVALUATION = {"source": "wikipedia", "length": 512, "windows": 4}
-CALIBRATION = {"source": "c4", "samples": 16, "length": 128}
+CALIBRATION = {"source": "c4", "samples": 32, "length": 256}
 SEEDS = (0, 1, 2)
 
 
 def sparsity() -> Experiment:
     """Where does each method break?"""
-    model, tokenizer = wn.load_model()
+    model, tokenizer = loaded()
     shares = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     plans = [("magnitude", 0, share) for share in shares]  # reads no text, so no draw changes it
     plans += [("wanda", seed, share) for seed in SEEDS for share in shares]
@@ -28,7 +27,7 @@ def sparsity() -> Experiment:
 
 def groups() -> Experiment:
     """Which scores may compete? 50%."""
-    model, tokenizer = wn.load_model()
+    model, tokenizer = loaded()
     compared = ("output", "input", "layer")
     plans = [("magnitude", group, 0) for group in compared]  # reads no text
     plans += [(method, group, seed) for method in ("wanda", "ria") for group in compared for seed in SEEDS]
@@ -47,10 +46,12 @@ def groups() -> Experiment:
 
 def calibration() -> Experiment:
     """How much text, from where, and does the draw matter? Wanda at 50%."""
-    model, tokenizer = wn.load_model()
-    heldout = wn.evaluation_tokens(tokenizer, **EVALUATION)
-    # Wikipedia text from after the evaluated windows, so that no model is calibrated on what it is scored on
-    sources = {"c4": wn.documents("c4"), "wikipedia": wn.documents("wikipedia")[100:]}
+    model, tokenizer = loaded()
+    # every second article judges, the others calibrate, so that no model is calibrated on what it is scored on
+    articles = wn.documents("wikipedia")
+    evaluation = {**EVALUATION, "articles": "every second, the first included"}
+    heldout = wn.evaluation_tokens(tokenizer, **{**EVALUATION, "source": articles[::2]})
+    sources = {"c4": wn.documents("c4"), "wikipedia": articles[1::2]}
     how = {"method": "wanda", "sparsity": 0.5}
 
     def measured(drawn: dict) -> dict:
@@ -66,7 +67,7 @@ def calibration() -> Experiment:
     ]
     names = [f"{plan['samples']} of {plan['source']}, draw {plan['seed']}" for plan in plans]
     rows = {name: lambda plan=plan: measured(plan) for name, plan in zip(names, plans, strict=True)}
-    return Experiment({"evaluation": EVALUATION, **_dense(model, heldout)}, model, rows)
+    return Experiment({"evaluation": evaluation, **_dense(model, heldout)}, model, rows, pinned())
 
 
 def _by_draw(model, tokenizer, plans: dict[str, dict]) -> Experiment:
@@ -79,7 +80,8 @@ def _by_draw(model, tokenizer, plans: dict[str, dict]) -> Experiment:
         return {**plan, **losses(pruned(model, draws[plan["seed"]], **how), heldout)}
 
     rows = {name: lambda plan=plan: measured(plan) for name, plan in plans.items()}
-    return Experiment({"calibration": CALIBRATION, "evaluation": EVALUATION, **_dense(model, heldout)}, model, rows)
+    settings = {"calibration": CALIBRATION, "evaluation": EVALUATION, **_dense(model, heldout)}
+    return Experiment(settings, model, rows, pinned())
 
 
 def _dense(model, heldout) -> dict:

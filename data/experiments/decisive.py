@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-
-import torch
 
 import wanda_nb as wn
 
 from .record import Experiment
-from .steps import losses, pruned
+from .steps import GEMMA, loaded, losses, pinned, pruned
 
 LENGTH = 512
-SAMPLES = (16, 4, 1, 64, 128)
+SEEDS = (0, 1, 2)
 METHODS = {
     "wanda": {"method": "wanda"},
     "sparsegpt": {"method": "sparsegpt"},
@@ -23,37 +20,45 @@ METHODS = {
 
 def decisive(source: str) -> Experiment:
     """50% and 2:4 after 1 to 128 windows of C4, judged on C4 that no draw touches and on another domain, WikiText-2."""
-    evaluation = {"windows": 32, "length": LENGTH, "spread": True, "dtype": "bfloat16"}
-    evaluation |= {"c4": f"documents of at most {LENGTH} tokens", "wikitext": "WikiText-2 raw, test"}
-    model, tokenizer = wn.load_model()
+    # there are not enough long documents for a second draw of 128
+    draws = [(samples, seed) for samples in (1, 4, 16, 64) for seed in SEEDS] + [(128, 0)]
+    return _judged_twice("smollm2-135m", source, draws, (None, "2:4"))
+
+
+def second(source: str) -> Experiment:
+    """The same questions of a model of another family: 50%, 4:8 and 2:4 after 64 windows."""
+    return _judged_twice(GEMMA, source, [(64, seed) for seed in SEEDS], (None, "4:8", "2:4"))
+
+
+def _judged_twice(name: str, source: str, draws: list[tuple[int, int]], patterns) -> Experiment:
+    how_judged = {"windows": 32, "length": LENGTH, "spread": True}
+    evaluation = {**how_judged, "c4": f"documents of at most {LENGTH} tokens", "wikitext": "WikiText-2 raw, test"}
+    model, tokenizer = loaded(name)
     documents = wn.documents("c4")
     lengths = [len(ids) for ids in tokenizer(documents, verbose=False)["input_ids"]]
     long = [text for text, length in zip(documents, lengths, strict=True) if length > LENGTH]
     short = [text for text, length in zip(documents, lengths, strict=True) if length <= LENGTH]
-    how = {key: evaluation[key] for key in ("windows", "length", "spread")}
     heldout = {
-        "c4": wn.evaluation_tokens(tokenizer, short, **how),
-        "wikitext": wn.evaluation_tokens(tokenizer, source, **how),
+        "c4": wn.evaluation_tokens(tokenizer, short, **how_judged),
+        "wikitext": wn.evaluation_tokens(tokenizer, source, **how_judged),
     }
 
     def measured(model) -> dict:
-        model = model.to(torch.bfloat16)
         return {domain: losses(model, windows) for domain, windows in heldout.items()}
 
-    def row(samples: int, seed: int, pattern: str | None, how: dict) -> dict:
-        tokens = None if how["method"] == "magnitude" else wn.calibration_tokens(tokenizer, long, samples, LENGTH, seed)
-        return {"pattern": pattern, **how, **measured(pruned(model, tokens, pattern=pattern, **how))}
+    def row(pattern: str | None, how: dict, samples: int = 0, seed: int = 0) -> dict:
+        tokens = wn.calibration_tokens(tokenizer, long, samples, LENGTH, seed) if samples else None
+        about = {"samples": samples, "seed": seed} if samples else {}
+        return {**about, "pattern": pattern, **how, **measured(pruned(model, tokens, pattern=pattern, **how))}
 
-    rows = {"dense": lambda: {"method": None, **measured(copy.deepcopy(model))}}
-    for pattern in (None, "2:4"):
-        rows[f"magnitude {pattern or '50%'}"] = lambda pattern=pattern: row(0, 0, pattern, {"method": "magnitude"})
-    plans = [(samples, seed) for seed in (0, 1, 2) for samples in SAMPLES if samples < 128 or seed == 0]
-    for samples, seed in plans:  # there are not enough long documents for a second draw of 128
-        for pattern in (None, "2:4"):
-            for name, how in METHODS.items():
-                plan = {"samples": samples, "seed": seed}
-                label = f"{name} {pattern or '50%'}, {samples} windows, draw {seed}"
-                rows[label] = lambda plan=plan, pattern=pattern, how=how: {**plan, **row(*plan.values(), pattern, how)}
+    rows = {"dense": lambda: {"method": None, **measured(model)}}
+    for pattern in patterns:  # magnitude reads no text
+        rows[f"magnitude {pattern or '50%'}"] = lambda pattern=pattern: row(pattern, {"method": "magnitude"})
+    for samples, seed in draws:
+        for pattern in patterns:
+            for method, how in METHODS.items():
+                label = f"{method} {pattern or '50%'}, {samples} windows, draw {seed}"
+                rows[label] = lambda plan=(pattern, how, samples, seed): row(*plan)
     files = () if source.startswith("hub:") else (Path(source),)
     calibration = {"source": "c4", "length": LENGTH, "documents": len(long)}
-    return Experiment({"calibration": calibration, "evaluation": evaluation}, model, rows, files=files)
+    return Experiment({"calibration": calibration, "evaluation": evaluation}, model, rows, pinned(name), files)

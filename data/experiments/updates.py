@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
-import torch
-
 import wanda_nb as wn
 
 from .record import Experiment
-from .steps import losses, pruned
+from .steps import EVALUATION, loaded, losses, pinned, pruned
 
 WAYS = {
     "wanda": {"method": "wanda"},
@@ -26,19 +22,15 @@ WAYS = {
 def updates() -> Experiment:
     """2:4 and 50%, each way to treat a mask, judged on windows spread over the whole text."""
     calibration = {"source": "c4", "samples": 32, "length": 256, "seed": 0}
-    evaluation = {"source": "wikipedia", "length": 512, "windows": 24, "spread": True}
-    model, tokenizer = wn.load_model()
+    model, tokenizer = loaded()
     tokens = wn.calibration_tokens(tokenizer, **calibration)
-    heldout = wn.evaluation_tokens(tokenizer, **evaluation)
-
-    def measured(changed) -> dict:
-        return losses(changed.to(torch.bfloat16), heldout)
+    heldout = wn.evaluation_tokens(tokenizer, **EVALUATION)
 
     def row(pattern: str | None, how: dict) -> dict:
-        return {"pattern": pattern, **how, **measured(pruned(model, tokens, pattern=pattern, **how))}
+        return {"pattern": pattern, **how, **losses(pruned(model, tokens, pattern=pattern, **how), heldout)}
 
-    rows = {"dense": lambda: {"method": None, **measured(copy.deepcopy(model))}}
+    rows = {"dense": lambda: {"method": None, **losses(model, heldout)}}
     for pattern in ("2:4", None):
         for name, how in WAYS.items():
             rows[f"{name} {pattern or '50%'}"] = lambda pattern=pattern, how=how: row(pattern, how)
-    return Experiment({"calibration": calibration, "evaluation": {**evaluation, "dtype": "bfloat16"}}, model, rows)
+    return Experiment({"calibration": calibration, "evaluation": EVALUATION}, model, rows, pinned())

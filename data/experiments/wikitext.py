@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-
-import torch
 
 import wanda_nb as wn
 
 from .record import Experiment
-from .steps import losses, pruned
+from .steps import loaded, losses, pinned, pruned
+
+METHODS = {
+    "wanda": {"method": "wanda"},
+    "magnitude": {"method": "magnitude"},
+    "sparsegpt": {"method": "sparsegpt"},
+    "wanda + least squares": {"method": "wanda", "update": "least-squares"},
+}
 
 
 def wikitext(source: str) -> Experiment:
-    """Dense, and three methods at 50%, 2:4 and 4:8, in windows of 2048."""
+    """Dense, and four methods at 50%, 2:4 and 4:8, in windows of 2048."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
-    evaluation = {"text": "WikiText-2 raw, test", "length": 2048, "dtype": "bfloat16"}
-    model, tokenizer = wn.load_model()
+    evaluation = {"text": "WikiText-2 raw, test", "length": 2048}
+    model, tokenizer = loaded()
     heldout = wn.evaluation_tokens(tokenizer, source, length=evaluation["length"])
     evaluation["windows"] = len(heldout)
     tokens = wn.calibration_tokens(tokenizer, **calibration)
 
-    def measured(model) -> dict:
-        return losses(model.to(torch.bfloat16), heldout)
+    def row(how: dict) -> dict:
+        return {**how, **losses(pruned(model, tokens, **how), heldout)}
 
-    rows = {"dense": lambda: {"method": None, "pattern": None, **measured(copy.deepcopy(model))}}
+    rows = {"dense": lambda: {"method": None, "pattern": None, **losses(model, heldout)}}
     for pattern in (None, "2:4", "4:8"):
-        for method in ("wanda", "magnitude", "sparsegpt"):
-            how = {"method": method, "pattern": pattern}
-            rows[f"{method} {pattern or '50%'}"] = lambda how=how: {**how, **measured(pruned(model, tokens, **how))}
+        for name, how in METHODS.items():
+            plan = {**how, "pattern": pattern}
+            rows[f"{name} {pattern or '50%'}"] = lambda plan=plan: row(plan)
     files = () if source.startswith("hub:") else (Path(source),)
-    return Experiment({"calibration": calibration, "evaluation": evaluation}, model, rows, files=files)
+    return Experiment({"calibration": calibration, "evaluation": evaluation}, model, rows, pinned(), files)

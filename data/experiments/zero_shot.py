@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-
-import torch
-
 import wanda_nb as wn
 
 from .record import Experiment
-from .steps import pruned
+from .steps import loaded, pinned, pruned
+
+LIMIT = 1000
+WAYS = {
+    "magnitude": {"method": "magnitude"},
+    "wanda": {"method": "wanda"},
+    "sparsegpt": {"method": "sparsegpt"},
+    "wanda + least squares": {"method": "wanda", "update": "least-squares"},
+}
 
 
-def zero_shot(limit: int = 200) -> Experiment:
-    """Dense, magnitude and Wanda at 50%, on the first ``limit`` items of each task."""
+def thousand() -> Experiment:
+    """Dense, and four methods at 50%, on up to the first thousand items of each task."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
-    evaluation = {"source": "pinned", "limit": limit, "dtype": "bfloat16"}
-    model, tokenizer = wn.load_model()
+    evaluation = {"source": "pinned", "limit": LIMIT}
+    model, tokenizer = loaded()
     tokens = wn.calibration_tokens(tokenizer, **calibration)
 
     def scored(model) -> dict:
-        found, items = wn.zero_shot(model.to(torch.bfloat16), tokenizer, limit=limit), {}
+        found, items = wn.zero_shot(model, tokenizer, limit=LIMIT), {}
         for task, rows in found.items.groupby("task", sort=False):
             metrics = [metric for metric in ("acc", "acc_norm") if rows[metric].notna().all()]
             items[task] = {metric: rows[metric].astype(int).tolist() for metric in metrics}
             items[task]["choices"] = rows["choices"].tolist()
         return {"mean": round(found.mean, 2), "items": items}
 
-    rows = {
-        "dense": lambda: scored(copy.deepcopy(model)),
-        "magnitude 50%": lambda: scored(pruned(model, tokens, method="magnitude", sparsity=0.5)),
-        "wanda 50%": lambda: scored(pruned(model, tokens, method="wanda", sparsity=0.5)),
-    }
+    rows = {"dense": lambda: scored(model)}
+    for name, how in WAYS.items():
+        rows[f"{name} 50%"] = lambda how=how: scored(pruned(model, tokens, **how, sparsity=0.5))
     settings = {"calibration": calibration, "evaluation": evaluation}
-    return Experiment(settings, model, rows, pinned=("model", "text", "tasks"))
-
-
-def thousand() -> Experiment:
-    """The same on the first thousand items of each task, of which 800 are fresh."""
-    return zero_shot(1000)
+    return Experiment(settings, model, rows, pinned("smollm2-135m", "tasks"))
