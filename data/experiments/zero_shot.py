@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
+
 import wanda_nb as wn
 
 from .record import Experiment
@@ -19,19 +23,19 @@ WAYS = {
 def thousand() -> Experiment:
     """Dense, and four methods at 50%, on up to the first thousand items of each task."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
-    evaluation = {"source": "pinned", "limit": LIMIT}
+    evaluation = {"source": "pinned", "limit": LIMIT, "dtype": "bfloat16"}
     model, tokenizer = loaded()
     tokens = wn.calibration_tokens(tokenizer, **calibration)
 
     def scored(model) -> dict:
-        found, items = wn.zero_shot(model, tokenizer, limit=LIMIT), {}
+        found, items = wn.zero_shot(model.to(torch.bfloat16), tokenizer, limit=LIMIT), {}
         for task, rows in found.items.groupby("task", sort=False):
             metrics = [metric for metric in ("acc", "acc_norm") if rows[metric].notna().all()]
             items[task] = {metric: rows[metric].astype(int).tolist() for metric in metrics}
             items[task]["choices"] = rows["choices"].tolist()
         return {"mean": round(found.mean, 2), "items": items}
 
-    rows = {"dense": lambda: scored(model)}
+    rows = {"dense": lambda: scored(copy.deepcopy(model))}
     for name, how in WAYS.items():
         rows[f"{name} 50%"] = lambda how=how: scored(pruned(model, tokens, **how, sparsity=0.5))
     settings = {"calibration": calibration, "evaluation": evaluation}
