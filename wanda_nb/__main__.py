@@ -90,7 +90,10 @@ def _add_prune(subparsers) -> None:
     command.add_argument("--update", choices=UPDATES[1:], help="move the kept weights to make up for the removed ones")
     text = command.add_mutually_exclusive_group()
     text.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="what calibrate wrote of this model, and no text"
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what calibrate wrote of this model, and no text; smollm2-135m: its norms, which the package brings",
     )
     _add_text(command, text)
 

@@ -2,15 +2,20 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model
 
 import wanda_nb as wn
+from wanda_nb.checkpoint.skeleton import Skeleton
+from wanda_nb.reporting import records
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "data" / "results").glob("*.json"))
+NORMS = ROOT / "data" / "results" / "norms.safetensors"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -25,7 +30,7 @@ def test_the_readmes_table_is_made_from_the_file():
 
 def test_every_file_of_results_is_described():
     described = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    for path in (*RESULTS, *(ROOT / "data" / "paper").glob("*.csv")):
+    for path in (*RESULTS, *(ROOT / "data" / "results").glob("*.safetensors"), *(ROOT / "data" / "paper").glob("*.csv")):
         assert f"`{path.parent.name}/{path.name}`" in described, path.name
 
 
@@ -75,3 +80,37 @@ def test_links_in_the_pages_resolve():
     ):
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), (page.name, link)
+
+
+def test_the_shipped_norms_are_of_the_pinned_model_and_of_no_other():
+    norms = wn.load_calibration("smollm2-135m")
+    skeleton = Skeleton(wn.model_folder("smollm2-135m"))
+    norms.check(skeleton.identity())
+    layers = {f"model.layers.{b}.{name}" for b, block in enumerate(skeleton.blocks) for name in wn.linear_layers(block)}
+    assert set(norms) == layers
+    with pytest.raises(ValueError, match="The calibration is of another model than LlamaForCausalLM"):
+        wn.prune(tiny_model(), calibration=norms)
+
+
+def test_the_shipped_norms_are_made_by_the_command_that_is_stated():
+    described = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"`python -m wanda_nb calibrate smollm2-135m (.*?)`", described)[1]
+    assert command == "data/results/norms.safetensors --samples 128 --length 256"
+    norms = wn.load_calibration("smollm2-135m")
+    (text,) = norms.texts()
+    made = {"source": "c4", "samples": 128, "length": 256, "seed": 0, "windows begin with BOS": False}
+    assert made.items() <= text.items() and set(norms.tokens.values()) == {128 * 256}
+    assert norms.statistic == "norm" and norms.about["texts"][0]["made"]["dtype"] == "float32"
+
+
+def test_a_package_without_its_repository_brings_the_norms(tmp_path, monkeypatch):
+    """What pyproject.toml puts into a wheel is found where the wheel is unpacked."""
+    built = re.search(r"^force-include = \{(.*)\}", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
+    for source, target in re.findall(r'"([^"]+)" = "([^"]+)"', built):
+        shutil.copytree(ROOT / source, tmp_path / target)
+    monkeypatch.setattr(records, "PACKAGE", tmp_path / "wanda_nb")
+    assert wn.load_calibration("smollm2-135m").digest() == wn.load_calibration(NORMS).digest()
+    assert wn.measured("order")["rows"]
+    (tmp_path / "wanda_nb" / "data" / "results" / "norms.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no data/results/norms\.safetensors"):
+        wn.load_calibration("smollm2-135m")

@@ -15,7 +15,7 @@ def measured(name: str) -> dict:
 
     Raises FileNotFoundError for any other name. Introduced in notebook 03, "What lies on the device, and when".
     """
-    return json.loads(_recorded(f"results/{name}.json").read_text(encoding="utf-8"))
+    return json.loads(recorded(f"results/{name}.json").read_text(encoding="utf-8"))
 
 
 def published(name: str) -> pd.DataFrame:
@@ -26,10 +26,10 @@ def published(name: str) -> pd.DataFrame:
     Introduced in notebook 09, "What was published".
     """
     counts = {"context": "Int64", "samples": "Int64"}
-    return pd.read_csv(_recorded(f"paper/{name}.csv"), dtype=counts)
+    return pd.read_csv(recorded(f"paper/{name}.csv"), dtype=counts)
 
 
-def _recorded(path: str) -> Path:
+def recorded(path: str) -> Path:
     """A file of the repository's data folder, which a built package carries inside."""
     for folder in (PACKAGE.parent / "data", PACKAGE / "data"):
         if (folder / path).is_file():
