@@ -1,7 +1,7 @@
 """One function a figure, one style, one file a notebook. Each draws, names its axes and returns the Figure."""
 
 from .ablations import calibration_curves, leaderboard, norm_power, perplexity_by_sparsity, score_by_group
-from .activations import channel_norms, loudness_by_depth, massive_activations, weights_and_norms
+from .activations import channel_norms, loudness_by_depth, massive_activations, outlier_channels, weights_and_norms
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .explorer import Explorer, explored
 from .larger import pipeline, streamed_memory
@@ -9,9 +9,10 @@ from .look import COLORS, KEPT, REMOVED, style
 from .loop import RESIDENTS, block_loop, by_kind, input_drift, phase_seconds, residency
 from .paper import moved_by, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
-from .quickstart import perplexity_bars, removed_weights
+from .quickstart import perplexity_bars, perplexity_sweep, removed_weights
 from .recovery import lost_shares, merged_corners, recovery_curves
 from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
+from .slider import Slider
 from .updates import correlations, error_by_steps, error_valley, update_against_tokens, updates_of_masks
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "REMOVED",
     "RESIDENTS",
     "Explorer",
+    "Slider",
     "block_loop",
     "by_kind",
     "bytes_by_sparsity",
@@ -41,12 +43,14 @@ __all__ = [
     "moved_by",
     "norm_power",
     "one_text_many_perplexities",
+    "outlier_channels",
     "pairing",
     "pattern_costs",
     "pattern_perplexities",
     "perplexity_bars",
     "perplexity_by_sparsity",
     "perplexity_intervals",
+    "perplexity_sweep",
     "phase_seconds",
     "pipeline",
     "published_beside_ours",

@@ -49,6 +49,24 @@ def loudness_by_depth(ratios):
     return figure
 
 
+def outlier_channels(norms, factor=5):
+    """Where the channels are that are louder than factor times their layer's median: a panel for each layer name.
+
+    norms: a dict {(block, layer name): norm (in,)}. Used in notebook 01, "The file, opened".
+    """
+    names = list(dict.fromkeys(name for _, name in norms))
+    figure, panels = plt.subplots(1, len(names), figsize=(7, 3.6), sharey=True, squeeze=False)
+    for (block, name), norm in norms.items():
+        axes, loud = panels[0][names.index(name)], (norm > factor * norm.median()).nonzero().flatten().cpu()
+        axes.scatter(loud, [block] * len(loud), s=9, color=COLORS["wanda"], linewidth=0)
+        axes.set_xlim(-0.03 * len(norm), 1.03 * len(norm))
+    for axes, name in zip(panels[0], names, strict=True):
+        axes.set_title(f"what {name.rpartition('.')[2]} reads")
+    panels[0][0].set_ylabel("block")
+    figure.supxlabel(f"input channel: a dot where its norm is above {factor} times the median", fontsize=12)
+    return figure
+
+
 def weights_and_norms(weights, norm, marked: dict):
     """One row of weights |w| (in,) against the norms (in,) of their channels, with lines of equal |w| · norm.
 

@@ -70,11 +70,7 @@ class Explorer:
         self.widget = ipywidgets.VBox([*rows, self.image])
 
     def _drawn(self, layer: str, **settings) -> bytes:
-        figure = explored(*self.layers[layer], **settings)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=100)
-        plt.close(figure)
-        return file.getvalue()
+        return drawn(explored(*self.layers[layer], **settings))
 
     def _redraw(self, _) -> None:
         settings = {name: knob.value for name, knob in self.knobs.items()}
@@ -82,12 +78,21 @@ class Explorer:
         self.image.value = self._drawn(**settings)
 
     def _ipython_display_(self) -> None:
-        """One output in two forms: whoever reads it takes the widget if it can, else the picture."""
-        shown: dict[str, object] = {
-            "image/png": self.picture,
-            "text/plain": f"an explorer of {len(self.layers)} layers",
-        }
-        if self.widget is not None:
-            view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-            shown["application/vnd.jupyter.widget-view+json"] = view
-        display(shown, raw=True)
+        show(self.picture, self.widget, f"an explorer of {len(self.layers)} layers")
+
+
+def drawn(figure) -> bytes:
+    """A Figure as PNG, closed."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    plt.close(figure)
+    return file.getvalue()
+
+
+def show(picture: bytes, widget, words: str) -> None:
+    """One output in two forms: whoever reads it takes the widget if it can, else the picture. widget: or None."""
+    shown: dict[str, object] = {"image/png": picture, "text/plain": words}
+    if widget is not None:
+        view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        shown["application/vnd.jupyter.widget-view+json"] = view
+    display(shown, raw=True)

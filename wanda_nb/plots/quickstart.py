@@ -1,4 +1,4 @@
-"""Figures of notebook 00: perplexity at a glance, and the weights that go."""
+"""Figures of notebook 00: perplexity at a glance and by sparsity, and the weights that go."""
 
 from __future__ import annotations
 
@@ -22,6 +22,29 @@ def perplexity_bars(table):
     axes.set_xticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
     axes.minorticks_off()
     axes.set_xlabel("perplexity on held-out Wikipedia text (lower is better)")
+    return figure
+
+
+def perplexity_sweep(sweep, now=None):
+    """Perplexity over the fraction of zeros, a dot for each row of a DataFrame of pattern, zeros and perplexity.
+
+    now: a dict of the same, to be ringed. Used in notebook 00, "Move the slider".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    colors = {"none": COLORS["wanda"], "2:4": COLORS["2:4"]}
+    for pattern, rows in sweep.groupby("pattern", sort=False):
+        color, label = colors.get(pattern, COLORS["dense"]), {"none": "any weight may go"}.get(pattern, pattern)
+        axes.scatter(100 * rows["zeros"], rows["perplexity"], s=50, color=color, label=label)
+    if now is not None:
+        ring = {"s": 200, "facecolor": "none", "edgecolor": REMOVED, "linewidth": 2, "label": "now"}
+        axes.scatter(100 * now["zeros"], now["perplexity"], **ring)
+    axes.set_yscale("log")
+    axes.set_ylim(10, 2 * sweep["perplexity"].max())
+    axes.set_yticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
+    axes.minorticks_off()
+    axes.set_xlabel("weights removed, in %")
+    axes.set_ylabel("perplexity")
+    axes.legend(loc="upper left")
     return figure
 
 
