@@ -1,5 +1,5 @@
 """JupyterLab as a reader meets it: a browser opens notebook 00, runs all of it, and sees the table and the figures;
-and it turns a knob of the explorer.
+and it turns a knob of the explorer and one of the slider.
 
 Skipped where there is no browser. What it saw is kept as build/jupyterlab.png.
 """
@@ -20,11 +20,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = "00_quickstart.ipynb"
 EXPLORER = """
+import pandas as pd
 import torch
 from wanda_nb import plots
 
 plots.style()
 plots.Explorer({"a layer": (torch.randn(48, 96), torch.rand(96))})
+"""
+SLIDER = """
+def attempt(**how):
+    return {"pattern": "none", "zeros": 0.5, "perplexity": 33.3, "writes": "a line"} | how
+
+
+plots.Slider(attempt, pd.DataFrame([attempt(), attempt(pattern="2:4")]))
 """
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -44,15 +52,15 @@ def page():
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of a JupyterLab of its own, on a copy of the notebook and another one with the explorer alone."""
+    """The address of a JupyterLab of its own, on a copy of the notebook and another one of two cells."""
     stored = nbformat.read(ROOT / "notebooks" / NOTEBOOK, 4)
     for cell in stored.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None  # so that what is seen is what was run
     nbformat.write(stored, tmp_path / NOTEBOOK)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EXPLORER)], metadata=kernel)
-    nbformat.write(book, tmp_path / "explorer.ipynb")
+    cells = [nbformat.v4.new_code_cell(source) for source in (EXPLORER, SLIDER)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "explorer.ipynb")
     token = secrets.token_hex(8)
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--port=0", "--allow-root"]
     command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path}"]
@@ -93,15 +101,19 @@ def code_cells(path):
             time.sleep(0.2)
 
 
-def test_the_explorers_knobs_work(page, lab):
+def test_knobs_work(page, lab):
     run_all(page, lab("explorer.ipynb"))
-    image = page.locator(".jp-OutputArea img.widget-image")
+    image = page.locator(".jp-OutputArea img.widget-image").first
     image.wait_for(timeout=400_000)  # beside other tests, on few cores, the kernel takes minutes to load torch
     before = image.get_attribute("src")
-    page.locator(".widget-dropdown:has-text('pattern') select").select_option("2:4")
+    knob = page.locator(".widget-dropdown:has-text('pattern') select")
+    knob.first.select_option("2:4")
     page.wait_for_function("before => document.querySelector('img.widget-image').src !== before", arg=before)
-    assert page.locator(".jp-OutputArea img").count() == 1  # the widget, and not the picture beside it
-    assert page.locator(".widget-slider").evaluate("slider => slider.querySelector('[disabled]') !== null")
+    knob.nth(1).select_option("2:4")
+    page.locator(".jp-OutputArea:has-text(\"50% zeros, perplexity 33.3: 'a line'\")").first.wait_for(timeout=60_000)
+    assert page.locator(".jp-OutputArea img").count() == 2  # the widgets, and not the pictures beside them
+    for slider in page.locator(".widget-slider").all():
+        assert slider.evaluate("slider => slider.querySelector('[disabled]') !== null")
     page.screenshot(path=ROOT / "build" / "explorer.png")
 
 
