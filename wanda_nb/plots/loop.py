@@ -71,14 +71,14 @@ def input_drift(hidden_error: dict, norm_change: dict):
 def order_differences(found: dict):
     """How the loss differs if the norms are the dense model's, not the loop's: a dot with its interval for each draw.
 
-    found: {model: {setting: a (value, low, high) in nats per token for each draw}}, side by side; above 0, the loop is
+    found: {model: {setting: a Difference in nats per token for each draw}}, side by side; above 0, the loop is
     better. Used in notebook 03, "Does the order matter?".
     """
-    figure, panels = plt.subplots(1, len(found), figsize=(7, 3.8), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(found), figsize=(7, 3.8), sharex=True, sharey=True, squeeze=False)
     for axes, (model, settings) in zip(panels[0], found.items(), strict=True):
         for row, draws in enumerate(settings.values()):
-            for draw, (value, low, high) in enumerate(draws):
-                y, bar = row + 0.22 * (draw - (len(draws) - 1) / 2), [[value - low], [high - value]]
+            for place, (value, low, high, *_) in enumerate(draws):
+                y, bar = row + 0.22 * (place - (len(draws) - 1) / 2), [[value - low], [high - value]]
                 color = COLORS["wanda"] if low > 0 or high < 0 else "#9aa5ab"
                 axes.errorbar(value, y, xerr=bar, fmt="o", color=color, markersize=5, capsize=2.5)
         axes.axvline(0, color="#222222", linewidth=1, zorder=0)
