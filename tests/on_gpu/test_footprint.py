@@ -22,6 +22,7 @@ SHAPES = [
     {"hidden_size": 16, "intermediate_size": 96, "dtype": torch.bfloat16},
 ]
 METHODS = ("wanda", "magnitude", "ria", "variant", "sparsegpt", "2:4", "one-shot", "padding")
+SOLVED = {"2:4": {"pattern": "2:4"}, "ria": {"method": "ria"}, "sparsegpt": {"method": "sparsegpt"}}
 
 
 class AtOnce:
@@ -79,6 +80,18 @@ def test_the_estimate_of_a_stream_on_an_h200(tmp_path):
             how = {"sparsity": 0.5} if row["pattern"] == "50%" else {"pattern": row["pattern"]}
             found = wn.estimate_checkpoint(folder, tokens, device="cuda", **how)
             assert 1 <= found.device / row["ours"]["peak memory"] <= 1.25, found
+
+
+@pytest.mark.parametrize("how", SOLVED.values(), ids=SOLVED.keys())
+def test_the_estimate_of_least_squares(how, tokens, tmp_path):
+    how, ratios = {"batch_size": 2, "update": "least-squares", **how}, []
+    for number, shape in enumerate(SHAPES[1:4]):
+        source, out = saved(tmp_path / f"dense{number}", num_hidden_layers=2, **shape), tmp_path / f"out{number}"
+        with pretended_gpu.device() as gpu, states_lie(True), replaced("ThreadPoolExecutor", AtOnce):
+            found = wn.estimate_checkpoint(source, tokens, device="cuda", **how)
+            wn.prune_checkpoint(source, out, tokens, device="cuda", **how)
+            ratios.append(found.device / gpu.peak)
+    assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
 
 
 @pytest.mark.parametrize("how", ["wanda", "magnitude", "ria", "variant", "2:4", "padding", "one-shot"])
