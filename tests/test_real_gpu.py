@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tiny import tiny_model
+from transformers import AutoModelForCausalLM
 
 import wanda_nb as wn
 
@@ -36,8 +37,8 @@ def test_masks_in_float32_are_those_of_the_cpu(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_checkpoint_pruned_there_is_the_model_pruned_there(way, tmp_path):
-    model = tiny_model(dtype=torch.bfloat16)
-    model.save_pretrained(tmp_path / "dense")
+    tiny_model(dtype=torch.bfloat16).save_pretrained(tmp_path / "dense")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.bfloat16)
     tokens = torch.randint(model.config.vocab_size, (8, 64), generator=torch.Generator().manual_seed(0))
     wn.prune_checkpoint(tmp_path / "dense", tmp_path / "pruned", tokens, **WAYS[way], device="cuda")
     wn.prune(model.cuda(), tokens, **WAYS[way])
