@@ -80,8 +80,13 @@ def _at_patterns(losses: dict, a: str, b: str) -> dict[str, Compared | None]:
     return {pattern: compared(losses, (a, pattern), (b, pattern)) for pattern in PATTERNS}
 
 
-def _told(found: dict[str, Compared | None], write: Callable[[Compared], str] = str) -> str:
-    return ", ".join(f"{write(c)} at {pattern}" if c else f"no rows at {pattern}" for pattern, c in found.items())
+def _told(found: dict[str, Compared | None], unit: str, write: Callable[[Compared], str] = str) -> str:
+    """The lowest and the highest of some comparisons, and which have no rows."""
+    known = {pattern: c for pattern, c in found.items() if c}
+    ends = sorted(known, key=lambda pattern: known[pattern].interval.value)
+    told = [f"{write(known[pattern])} ({pattern})" for pattern in dict.fromkeys(ends[:1] + ends[-1:])]
+    missing = [f"no rows at {', '.join(p for p in found if p not in known)}"] if len(known) < len(found) else []
+    return "; ".join([f"{unit}: {' to '.join(told)}"] * bool(told) + missing)
 
 
 def _draws(*found: Compared | None) -> int:
@@ -120,7 +125,7 @@ def usable(rows: Rows) -> list[Tested]:
     for model, (name, domain) in WIKITEXT.items():
         c = compared(by_draw(rows(name), domain), ("dense", "50%"), ("wanda", "50%"))
         shown = [c and c.below(math.log(limit)) for limit in (largest, BROKEN)]
-        number = f"{c} times dense at 50%; published at most {largest:.3g}" if c else ""
+        number = f"perplexity over dense: {c} (50%); published, at most {largest:.3g}" if c else ""
         found.append(Tested(model, shown, number, _draws(c), name))
     return found
 
@@ -134,7 +139,7 @@ def far_ahead(rows: Rows) -> list[Tested]:
         factors = _at_patterns(by_draw(rows(name), domain), "wanda", "magnitude")
         accuracy = asked if model == SMOL else [None, None]
         shown = [c and c.above(math.log(FAR)) for c in factors.values()] + [a and a.low > 0 for a in accuracy]
-        number = f"magnitude's perplexity {_told(factors)} times Wanda's"
+        number = _told(factors, "magnitude's perplexity over Wanda's")
         told = f"{_points(accuracy[0])} points, without BoolQ {_points(accuracy[1])}" if all(accuracy) else "not tested"
         number += f"; accuracy {told}"
         record = f"{name}, thousand" if model == SMOL else name
@@ -148,7 +153,7 @@ def on_par(rows: Rows) -> list[Tested]:
     for model, (name, domain) in WIKITEXT.items():
         factors = _at_patterns(by_draw(rows(name), domain), "sparsegpt", "wanda")
         shown = [c and c.below(math.log(1 + BAND)) for c in factors.values()]
-        number = f"{_told(factors)} times SparseGPT's perplexity"
+        number = _told(factors, "perplexity over SparseGPT's")
         found.append(Tested(model, shown, number, _draws(*factors.values()), name))
     return found
 
@@ -195,7 +200,7 @@ def in_order(rows: Rows) -> list[Tested]:
     found = []
     for model, name in ORDER.items():
         losses = _at_patterns(by_draw(rows(name)), "sequential", "dense norms")
-        number = f"{_told(losses, lambda c: _signed(c.interval, 3))} nats for the dense model's norms"
+        number = _told(losses, "dense norms minus in order, nats", lambda c: _signed(c.interval, 3))
         shown = [c and c.above(0) for c in losses.values()]
         found.append(Tested(model, shown, number, _draws(*losses.values()), name))
     return found
@@ -206,6 +211,6 @@ def seconds(rows: Rows) -> list[Tested]:
     ways = ("ours", "in memory", "visiting")
     found = [row[way]["phases"]["select"] for row in rows("speed_gpu") for way in ways if way in row]
     cpu = [row["ours"]["phases"]["select"] for row in rows("speed")]
-    number = f"{min(found):.2g} to {max(found):.2g} s on a GPU" if found else ""
+    number = f"{min(found):.2f} to {max(found):.2f} s on a GPU" if found else ""
     number += f"; {min(cpu):.0f} to {max(cpu):.0f} s on two CPU cores" if cpu else ""
     return [Tested(SHAPE, [took < MINUTE for took in found] or [None], number, 0, "speed_gpu")]

@@ -1,6 +1,13 @@
 """One function a figure, one style, one file a notebook. Each draws, names its axes and returns the Figure."""
 
-from .ablations import calibration_curves, leaderboard, norm_power, perplexity_by_sparsity, score_by_group
+from .ablations import (
+    calibration_curves,
+    leaderboard,
+    norm_power,
+    perplexity_by_sparsity,
+    perplexity_by_windows,
+    score_by_group,
+)
 from .activations import channel_norms, loudness_by_depth, massive_activations, weights_and_norms
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .explorer import Explorer, explored
@@ -46,6 +53,7 @@ __all__ = [
     "pattern_perplexities",
     "perplexity_bars",
     "perplexity_by_sparsity",
+    "perplexity_by_windows",
     "perplexity_intervals",
     "phase_seconds",
     "pipeline",

@@ -158,3 +158,58 @@ def calibration_curves(rows):
     axes.set_title("Does more text help, and which text?")
     axes.legend(loc="upper right")
     return figure
+
+
+def perplexity_by_windows(rows):
+    """Perplexity against the number of calibration windows, a line a method: a panel a pattern (down), a text (across).
+
+    rows: DataFrame, a row a draw, with method (such as "wanda + least squares"), pattern, samples (0: reads no text),
+    length, text, value, low and high. Lines join the medians. A single draw has the interval from its windows as a bar;
+    several are dots. What lies far above the lines is named, not drawn. Used in notebook 09, "How much text does each
+    method need?".
+    """
+    patterns, texts = (list(dict.fromkeys(rows[column])) for column in ("pattern", "text"))
+    shape = {"figsize": (7, 1.3 + 2.7 * len(patterns)), "sharex": True, "sharey": "row", "squeeze": False}
+    figure, panels = plt.subplots(len(patterns), len(texts), **shape)
+    calibrated = rows[rows["samples"] > 0]
+    counts, methods = sorted(set(calibrated["samples"])), list(dict.fromkeys(calibrated["method"]))
+    for (pattern, text), cell in rows.groupby(["pattern", "text"], sort=False):
+        axes = panels[patterns.index(pattern), texts.index(text)]
+        highest = calibrated.loc[calibrated["pattern"] == pattern, "high"].max() * 1.6
+        for level in cell[cell["samples"] == 0].itertuples():
+            drawn, color = level.value < highest, COLORS[level.method]
+            at, side = (level.value, "bottom") if drawn else (highest, "top")
+            told = f"{level.method}: {level.value:,.0f}" + ", above" * (not drawn)
+            axes.text(counts[0], at, told, color=color, fontsize=11, ha="left", va=side)
+            if drawn:
+                axes.axhline(level.value, color=color, linestyle="--", linewidth=1.3)
+        for place, method in enumerate(methods):
+            _line_by_windows(axes, cell[cell["method"] == method], method, 1.07 ** (place - (len(methods) - 1) / 2))
+        axes.set(xscale="log", yscale="log", title=f"{pattern}, judged on {text}")
+        axes.set_xlim(counts[0] / 1.4, counts[-1] * 1.4)
+        axes.set_ylim(rows.loc[rows["pattern"] == pattern, "value"].min() / 1.2, highest)
+        axes.set_xticks(counts, [f"{count}" for count in counts])
+        ticks = [tick for tick in (20, 30, 50, 100, 200, 500, 1000, 2000, 5000) if tick < highest]
+        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("perplexity (log scale)")
+    for axes in panels[-1]:
+        axes.set_xlabel(f"windows of {rows['length'].max()} tokens (log)")
+    found = {text: mark for axes in panels.flat for mark, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
+    figure.suptitle("How much text does each method need? Bar: one draw, dots: several", fontsize=13)
+    return figure
+
+
+def _line_by_windows(axes, line, method: str, aside: float) -> None:
+    """One method in one panel, moved aside, so that bars do not hide each other."""
+    look = {"color": COLORS[method.partition(" + ")[0]], "marker": "D" if "+" in method else "o", "markersize": 5}
+    middle = line.groupby("samples")["value"].median()
+    axes.plot(middle.index * aside, middle, "--" if "+" in method else "-", label=method, linewidth=1.5, **look)
+    for samples, draws in line.groupby("samples"):
+        x = [samples * aside] * len(draws)
+        axes.plot(x, draws["value"], linestyle="", alpha=0.5, **look)
+        if len(draws) == 1:
+            ends = [draws["value"] - draws["low"], draws["high"] - draws["value"]]
+            axes.errorbar(x, draws["value"], yerr=ends, color=look["color"], capsize=3, linewidth=1)
