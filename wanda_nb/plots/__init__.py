@@ -14,7 +14,7 @@ from .explorer import Explorer, explored
 from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
 from .loop import RESIDENTS, block_loop, by_kind, input_drift, phase_seconds, residency
-from .paper import moved_by, published_beside_ours, published_ratios
+from .paper import moved_by, published_accuracy, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, removed_weights
 from .recovery import lost_shares, merged_corners, recovery_curves
@@ -57,6 +57,7 @@ __all__ = [
     "perplexity_intervals",
     "phase_seconds",
     "pipeline",
+    "published_accuracy",
     "published_beside_ours",
     "published_ratios",
     "recovery_curves",
