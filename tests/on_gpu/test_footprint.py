@@ -19,6 +19,7 @@ SHAPES = [
     {"hidden_size": 16, "intermediate_size": 96, "dtype": torch.bfloat16},
 ]
 METHODS = ("wanda", "magnitude", "ria", "variant", "sparsegpt", "2:4", "one-shot", "padding")
+SOLVED = {"2:4": {"pattern": "2:4"}, "ria": {"method": "ria"}, "sparsegpt": {"method": "sparsegpt"}}
 
 
 class AtOnce:
@@ -44,6 +45,18 @@ def test_the_estimate_of_a_stream(how, there, tokens, tmp_path):
         with pretended_gpu.device() as gpu, states_lie(there), replaced("ThreadPoolExecutor", AtOnce):
             found = wn.estimate_checkpoint(source, text(how, tokens), device="cuda", **how)
             wn.prune_checkpoint(source, out, text(how, tokens), device="cuda", **how)
+            ratios.append(found.device / gpu.peak)
+    assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
+
+
+@pytest.mark.parametrize("how", SOLVED.values(), ids=SOLVED.keys())
+def test_the_estimate_of_least_squares(how, tokens, tmp_path):
+    how, ratios = {"batch_size": 2, "update": "least-squares", **how}, []
+    for number, shape in enumerate(SHAPES[1:4]):
+        source, out = saved(tmp_path / f"dense{number}", num_hidden_layers=2, **shape), tmp_path / f"out{number}"
+        with pretended_gpu.device() as gpu, states_lie(True), replaced("ThreadPoolExecutor", AtOnce):
+            found = wn.estimate_checkpoint(source, tokens, device="cuda", **how)
+            wn.prune_checkpoint(source, out, tokens, device="cuda", **how)
             ratios.append(found.device / gpu.peak)
     assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
 
