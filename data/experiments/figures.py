@@ -45,7 +45,12 @@ def scorecard_for_readme(card: pd.DataFrame) -> str:
     for number, rows in card.groupby("claim"):
         by_verdict = rows.groupby("verdict", sort=False)["model"].agg(", ".join)
         verdicts = "; ".join(f"**{v}**" + f" ({models})" * (len(by_verdict) > 1) for v, models in by_verdict.items())
-        named = [row.model + f", {row.draws} draws" * (row.draws > 1) for row in rows.itertuples()]
-        told = [f"{name}: {n}" if len(rows) > 1 else n for name, n in zip(named, rows["number"], strict=True)]
-        lines.append(f"| {number} | {rows['says'].iloc[0]} | {'. '.join([verdicts, *filter(None, told)])} |")
+        named = [row.model + f" ({row.draws} draws)" * (row.draws > 1) for row in rows.itertuples()]
+        labels, _, values = zip(*(told.partition(": ") for told in rows["number"]), strict=True)
+        told = list(filter(None, rows["number"]))
+        if len(rows) > 1 and len(set(labels)) == 1:  # said once
+            told = [f"{labels[0]}: " + " · ".join(f"{name} {v}" for name, v in zip(named, values, strict=True))]
+        elif len(rows) > 1:
+            told = [f"{name}: {number}" for name, number in zip(named, rows["number"], strict=True)]
+        lines.append(f"| {number} | {rows['says'].iloc[0]} | {'; '.join([verdicts, *told])} |")
     return "\n".join(lines)

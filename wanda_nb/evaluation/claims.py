@@ -125,7 +125,7 @@ def usable(rows: Rows) -> list[Tested]:
     for model, (name, domain) in WIKITEXT.items():
         c = compared(by_draw(rows(name), domain), ("dense", "50%"), ("wanda", "50%"))
         shown = [c and c.below(math.log(limit)) for limit in (largest, BROKEN)]
-        number = f"perplexity over dense: {c} (50%); published, at most {largest:.3g}" if c else ""
+        number = f"perplexity over dense at 50% (published, at most {largest:.3g}): {c}" if c else ""
         found.append(Tested(model, shown, number, _draws(c), name))
     return found
 

@@ -10,9 +10,9 @@ from .look import COLORS
 def score_by_group(measured, published, lowest=None, highest=None):
     """Perplexity for each score and comparison group, as two small heat tables; lighter is better.
 
-    measured, published: DataFrames of perplexity, a row a score, a column a comparison group. Each table has its own
-    (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a score's
-    groups whose ranges overlap with its best are bold too. Used in notebook 08, "Which scores may compete?".
+    measured, published: DataFrames of perplexity, a row a score, a column a comparison group; NaN: not known. Each has
+    its own (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a
+    score's groups whose ranges overlap with its best are bold too. Used in notebook 08, "Which scores may compete?".
     """
     from matplotlib.colors import LogNorm
 
@@ -28,7 +28,7 @@ def score_by_group(measured, published, lowest=None, highest=None):
             for column in range(table.shape[1]):
                 a, value, b = (frame.iloc[row, column] for frame in (low, table, high))
                 weight = "bold" if a <= high.iloc[row, first] else "normal"
-                text = f"{value:.2f}" if table is published else f"{value:.1f}"
+                text = "–" if value != value else f"{value:.2f}" if table is published else f"{value:.1f}"
                 axes.text(column, row - (0.12 if b > a else 0), text, ha="center", va="center", weight=weight)
                 if b > a:
                     axes.text(column, row + 0.2, f"{a:.1f}–{b:.1f}", ha="center", va="center", fontsize=11)
