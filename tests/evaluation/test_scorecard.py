@@ -100,6 +100,17 @@ def test_on_par_is_the_band_at_every_pattern():
     assert at(1 + 1.1 * BAND) == "not reproduced"
 
 
+def test_the_number_names_the_lowest_and_the_highest_and_what_is_missing():
+    rows = [
+        {"method": method, "pattern": pattern, "losses": losses(factor, 0)}
+        for pattern, factor in (("4:8", 3), ("2:4", 1.5))
+        for method, factor in (("sparsegpt", 1), ("wanda", factor))
+    ]
+    told = "perplexity over SparseGPT's: 1.5 [1.5, 1.5] (2:4) to 3 [3, 3] (4:8); no rows at 50%"
+    assert judged(3, {"wikitext": rows}) == ("not reproduced", told)
+    assert judged(3, {"wikitext": rows[:2]})[1].endswith("3 [3, 3] (4:8); no rows at 50%, 2:4")
+
+
 def test_the_interval_counts_not_the_mean():
     rows = ways({"sparsegpt": 1}) + [row | {"losses": losses(1.01, 60)} for row in ways({"wanda": 1})]
     assert judged(3, {"wikitext": rows})[0] == "not reproduced"  # 1% behind, and nobody can tell

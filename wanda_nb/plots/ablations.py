@@ -24,10 +24,10 @@ def score_by_group(measured, published, lowest=None, highest=None):
         colors = LogNorm(float(table.min().min()) * 0.9, float(table.max().max()) * 2)
         axes.imshow(table, cmap="YlOrRd", norm=colors, aspect="auto")
         for row in range(table.shape[0]):
-            first = table.iloc[row].argmin()
+            first, alone = table.iloc[row].argmin(), table.iloc[row].count() == 1
             for column in range(table.shape[1]):
                 a, value, b = (frame.iloc[row, column] for frame in (low, table, high))
-                weight = "bold" if a <= high.iloc[row, first] else "normal"
+                weight = "bold" if a <= high.iloc[row, first] and not alone else "normal"
                 text = "–" if value != value else f"{value:.2f}" if table is published else f"{value:.1f}"
                 axes.text(column, row - (0.12 if b > a else 0), text, ha="center", va="center", weight=weight)
                 if b > a:
