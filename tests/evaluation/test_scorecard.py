@@ -190,7 +190,7 @@ def test_recovery_is_what_the_control_leaves_and_its_size_is_the_published_share
         return judged(6, {"recovery": rows + trained(0.9, 0, "fast LoRA")})
 
     stated = math.log(7.26 / 6.87) / math.log(7.26 / 5.68)
-    assert at((stated + 0.01, 0.01))[0] == "reproduced"
+    assert at((stated + 0.01, 0.05))[0] == "reproduced"  # like with like: the published share has no control
     assert at((stated - 0.01, 0.01))[0] == "reproduced in part"
     assert at((0.1, 0.11))[0] == "not reproduced"  # all of it is new text
     assert at((0.1, 0.01), (0.1, 0.12))[0] == "not reproduced"  # with another seed
