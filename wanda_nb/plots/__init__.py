@@ -13,7 +13,7 @@ from .evaluation import one_text_many_perplexities, pairing, pattern_perplexitie
 from .explorer import Explorer, explored
 from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
-from .loop import RESIDENTS, block_loop, by_kind, input_drift, phase_seconds, residency
+from .loop import RESIDENTS, block_loop, by_kind, input_drift, order_differences, phase_seconds, residency
 from .paper import moved_by, published_accuracy, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, removed_weights
@@ -48,6 +48,7 @@ __all__ = [
     "moved_by",
     "norm_power",
     "one_text_many_perplexities",
+    "order_differences",
     "pairing",
     "pattern_costs",
     "pattern_perplexities",
