@@ -12,7 +12,7 @@ python data/measure.py second FILE     the same after 64 windows, on Gemma 3 270
 python data/measure.py order           norms of the pruned model so far against those of the dense one, three draws
 python data/measure.py order_gemma     the same on Gemma 3 270M
 python data/measure.py updates         each mask without an update, with OBS and with least squares
-python data/measure.py figures         the README's pictures and table, from the files there are: at once
+python data/measure.py figures         the README's pictures and tables, from the files there are: at once
 
 Writes data/results/NAME.json row by row and, if it was stopped, goes on where it was; --list says how long the stored
 rows took. Runs on the best device there is.

@@ -12,6 +12,7 @@ from .checkpoint.save import save_pruned
 from .checkpoint.streaming import estimate_checkpoint, prune_checkpoint
 from .evaluation.generation import complete
 from .evaluation.perplexity import perplexity, window_losses
+from .evaluation.scorecard import scorecard
 from .evaluation.uncertainty import mean_interval, paired_difference, perplexity_interval
 from .evaluation.zero_shot import ZeroShot, zero_shot
 from .inputs.documents import documents
@@ -74,6 +75,7 @@ __all__ = [
     "ria_score",
     "save_compressed",
     "save_pruned",
+    "scorecard",
     "sparsity",
     "training_tokens",
     "wanda_score",

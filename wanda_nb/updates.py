@@ -113,8 +113,8 @@ def least_squares(
         length = (size / (direction * image).sum(dim=1, keepdim=True)).where(size > enough, 0)  # 0: the row is done
         V += length * direction
         residual -= length * image
-        before, size = size, (residual * residual * weight).sum(dim=1, keepdim=True)
-        direction = residual * weight + (size / before).where(before > 0, 0) * direction
+        before, size = size, (residual * residual).mul_(weight).sum(dim=1, keepdim=True)
+        direction.mul_((size / before).where(before > 0, 0)).add_(residual * weight)
     return V, steps
 
 

@@ -1,17 +1,20 @@
-"""The README's pictures and table, from what was measured."""
+"""The README's pictures and tables, from what was measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import wanda_nb as wn
 from wanda_nb import plots
 
+NORMS = ("sequential", "dense norms")
+
 
 def figures(folder: Path) -> None:
-    """Draw the pictures into a folder and print the table."""
+    """Draw the pictures into a folder and print the tables."""
     plots.style()
     drawn = {"intervals": plots.perplexity_intervals, "wikitext": plots.pattern_perplexities}
     for name, draw in drawn.items():
@@ -24,7 +27,7 @@ def figures(folder: Path) -> None:
         draw(pd.DataFrame(table), dense).savefig(folder / f"{name}.png", dpi=150)
     row = wn.measured("residency")["rows"][0]
     plots.residency(row["timeline"], row["predicted"]).savefig(folder / "residency.png", dpi=150)
-    print(for_readme(wn.measured("wikitext")))
+    print(for_readme(wn.measured("wikitext")), scorecard_for_readme(wn.scorecard()), order_for_readme(), sep="\n\n")
 
 
 def for_readme(record: dict) -> str:
@@ -37,3 +40,38 @@ def for_readme(record: dict) -> str:
     for method in ("magnitude", "wanda", "sparsegpt"):
         lines.append(f"| {method} | " + " | ".join(cells.get((method, p), "") for p in (None, "4:8", "2:4")) + " |")
     return "\n".join(lines)
+
+
+def scorecard_for_readme(card: pd.DataFrame) -> str:
+    """The scorecard as the README's table: a row a claim, its verdict and number for each model."""
+    lines = ["| | the paper's claim | here |", "|---|---|---|"]
+    for number, rows in card.groupby("claim"):
+        by_verdict = rows.groupby("verdict", sort=False)["model"].agg(", ".join)
+        verdicts = "; ".join(f"**{v}**" + f" ({models})" * (len(by_verdict) > 1) for v, models in by_verdict.items())
+        named = [row.model + f" ({row.draws} draws)" * (row.draws > 1) for row in rows.itertuples()]
+        labels, _, values = zip(*(told.partition(": ") for told in rows["number"]), strict=True)
+        told = list(filter(None, rows["number"]))
+        if len(rows) > 1 and len(set(labels)) == 1:  # said once
+            told = [f"{labels[0]}: " + " · ".join(f"{name} {v}" for name, v in zip(named, values, strict=True))]
+        elif len(rows) > 1:
+            told = [f"{name}: {number}" for name, number in zip(named, rows["number"], strict=True)]
+        lines.append(f"| {number} | {rows['says'].iloc[0]} | {'; '.join([verdicts, *told])} |")
+    return "\n".join(lines)
+
+
+def order_for_readme() -> str:
+    """Norms of the pruned blocks so far against those of the dense model, as the README's table.
+
+    Perplexities are means over draws; after them, the difference of each draw in nats per token.
+    """
+    cells: dict[str, list[str]] = {}
+    for record in ("order", "order_gemma"):
+        losses = {row["row"]: row["losses"] for row in wn.measured(record)["rows"]}
+        for setting in ("20%", "50%", "60%", "70%", "4:8", "2:4"):
+            pairs = [[losses.get(f"{setting}, {norms}, draw {draw}") for norms in NORMS] for draw in range(3)]
+            both = np.array([pair for pair in pairs if all(pair)])  # (draws, 2, windows)
+            in_order, dense = np.exp(both.mean(axis=2)).mean(axis=0)
+            by_draw = " ".join(f"{d:+.3f}".replace("-", "−") for d in (both[:, 1] - both[:, 0]).mean(axis=1))
+            cells.setdefault(setting, []).append(f"{in_order:,.1f} → {dense:,.1f} ({by_draw})")
+    lines = ["| in order → dense norms | SmolLM2-135M | Gemma 3 270M |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {setting} | {' | '.join(two)} |" for setting, two in cells.items()])

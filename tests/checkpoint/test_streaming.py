@@ -6,7 +6,9 @@ import resource
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,11 @@ from transformers import AutoTokenizer
 import wanda_nb as wn
 from wanda_nb import hardware as memory
 from wanda_nb.checkpoint import on_disk, resume, shards
+from wanda_nb.checkpoint.estimate import PACKED
 from wanda_nb.cost import loop_flops
+from wanda_nb.footprint import Allocations
+from wanda_nb.methods import make_plan
+from wanda_nb.pruning import prune_block
 
 
 @pytest.fixture
@@ -424,6 +430,28 @@ def test_the_estimate_counts_what_is_done(source, tokens, tmp_path):
     report = wn.prune_checkpoint(source, tmp_path / "out", tokens, batch_size=4)
     assert report.flops == found.flops and report.written == pytest.approx(found.disk, rel=0.1)
     assert "at least" in str(found) and "tokens/s" in report.timing()
+
+
+WIDE = {"hidden_size": 32, "intermediate_size": 160}
+SQUARE = {"hidden_size": 160, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 4}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [WIDE, SQUARE], ids=["wide", "square"])
+@pytest.mark.parametrize("update", ["least-squares", "one-shot"])
+def test_the_estimate_of_the_hosts_memory_holds_an_update(update, shape, dtype, tokens, tmp_path, monkeypatch):
+    model = tiny_model(num_hidden_layers=2, dtype=dtype, **shape)
+    source, block = saved(model, tmp_path / "source"), wn.decoder_blocks(model)[0]
+    monkeypatch.setattr("psutil.Process.memory_info", lambda _: SimpleNamespace(rss=0))
+    few = tokens[:1, :2]  # so that an update takes more than activations
+    estimate = wn.estimate_checkpoint(source, few, batch_size=1, update=update)
+    with wn.InputGrams(block) as grams, torch.no_grad():
+        model(input_ids=tokens)
+    with Allocations("cpu") as made:
+        statistics = {name: grams[name].clone() for name in wn.linear_layers(block)}
+        prune_block(make_plan(2, update=update), lambda _: nullcontext(), 0, block, statistics)
+    blocks = 3 * sum(parameter.nbytes for parameter in block.parameters())
+    assert PACKED <= (estimate.memory - estimate.hidden - blocks) / made.peak <= 1.25 * PACKED
 
 
 def test_no_weight_stays_after_its_block_is_done(source, tokens, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -148,3 +149,20 @@ def test_docstrings_name_sections_that_exist():
 def test_figures_are_drawn_by_plots(notebook):
     for cell in notebook.code:
         assert "plt.subplots" not in cell.source and "plt.plot" not in cell.source
+
+
+def test_the_verdict_on_the_order_follows_its_rule():
+    """Notebook 03 states it before the numbers: in every draw, and on the same side; by one draw nothing is said."""
+    book = nbformat.read(NOTEBOOKS[3], as_version=4)
+    cell = next(cell.source for cell in book.cells if "def verdict" in cell.source)
+    names = {}
+    exec(cell[: cell.index("differences")], names)
+    lower, higher, unclear = (SimpleNamespace(low=low, high=high) for low, high in ((-2, -1), (1, 2), (-1, 1)))
+    expected = {
+        "dense norms better": [[lower] * 2, [lower] * 3],
+        "loop better": [[higher] * 2],
+        "no winner": [[lower, lower, unclear], [higher, unclear], [lower, higher], [unclear] * 3],
+        "too few draws": [[], [lower], [higher]],
+    }
+    for said, cases in expected.items():
+        assert [names["verdict"](draws) for draws in cases] == [said] * len(cases)

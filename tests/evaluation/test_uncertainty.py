@@ -202,3 +202,20 @@ def test_too_few_neighbours():
 def test_a_level_that_is_no_fraction(level):
     with pytest.raises(ValueError, match="expected a fraction between 0 and 1"):
         wn.mean_interval([1.0, 2.0], level)
+
+
+def test_the_ratio_of_two_means_has_an_interval():
+    draw = np.random.default_rng(0)
+    whole = 2 + 0.3 * draw.standard_normal(64)
+    part = 0.25 * whole + 0.02 * draw.standard_normal(64)
+    found = uncertainty.ratio_interval(part, whole)
+    assert found.value == pytest.approx(part.mean() / whole.mean()) and found.low < 0.25 < found.high
+    assert found.high - found.low < 0.1 * (wn.mean_interval(part, neighbours=True)[2] - found.low)  # pairing helps
+    assert uncertainty.ratio_interval(0.25 * whole, whole) == pytest.approx(
+        (0.25, 0.25, 0.25)
+    )  # nothing varies but the scale
+    constant = uncertainty.ratio_interval(part, np.full(64, 2.0))
+    assert constant == pytest.approx([end / 2 for end in wn.mean_interval(part, neighbours=True)])
+    for wrong in (whole[:-1], np.tile([1.0, -1.0], 32)):
+        with pytest.raises(ValueError, match="same items"):
+            uncertainty.ratio_interval(part, wrong)

@@ -1,5 +1,6 @@
 """What the block loop takes on a device is known beforehand, and what will not fit is refused."""
 
+import json
 from concurrent.futures import Future
 
 import pretended_gpu
@@ -7,6 +8,8 @@ import pytest
 import torch
 from package import HOW, at_home, inner, replaced, saved, states_lie, text
 from tiny import ARCHITECTURES, tiny_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import wanda_nb as wn
 
@@ -19,6 +22,7 @@ SHAPES = [
     {"hidden_size": 16, "intermediate_size": 96, "dtype": torch.bfloat16},
 ]
 METHODS = ("wanda", "magnitude", "ria", "variant", "sparsegpt", "2:4", "one-shot", "padding")
+SOLVED = {"2:4": {"pattern": "2:4"}, "ria": {"method": "ria"}, "sparsegpt": {"method": "sparsegpt"}}
 
 
 class AtOnce:
@@ -44,6 +48,48 @@ def test_the_estimate_of_a_stream(how, there, tokens, tmp_path):
         with pretended_gpu.device() as gpu, states_lie(there), replaced("ThreadPoolExecutor", AtOnce):
             found = wn.estimate_checkpoint(source, text(how, tokens), device="cuda", **how)
             wn.prune_checkpoint(source, out, text(how, tokens), device="cuda", **how)
+            ratios.append(found.device / gpu.peak)
+    assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
+
+
+def headers_alone(folder, config):
+    """A checkpoint whose weights were never written: a hole in its file, which takes no space on the disk."""
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        tensors = LlamaForCausalLM(config).bfloat16().state_dict()
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        end = (start := end) + tensor.nbytes
+        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + end)
+    return folder
+
+
+def test_the_estimate_of_a_stream_on_an_h200(tmp_path):
+    """What a real GPU has measured, its libraries' workspaces included."""
+    record = wn.measured("speed_gpu")
+    config = LlamaConfig(**record["shape"], vocab_size=32000, max_position_embeddings=2048, dtype=torch.bfloat16)
+    tokens = torch.zeros(record["samples"], record["length"], dtype=torch.long)
+    folder = headers_alone(tmp_path / "dense", config)
+    fused = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    with pretended_gpu.device(total=139 * 2**30), fused:
+        for row in record["rows"]:
+            how = {"sparsity": 0.5} if row["pattern"] == "50%" else {"pattern": row["pattern"]}
+            found = wn.estimate_checkpoint(folder, tokens, device="cuda", **how)
+            assert 1 <= found.device / row["ours"]["peak memory"] <= 1.25, found
+
+
+@pytest.mark.parametrize("how", SOLVED.values(), ids=SOLVED.keys())
+def test_the_estimate_of_least_squares(how, tokens, tmp_path):
+    how, ratios = {"batch_size": 2, "update": "least-squares", **how}, []
+    for number, shape in enumerate(SHAPES[1:4]):
+        source, out = saved(tmp_path / f"dense{number}", num_hidden_layers=2, **shape), tmp_path / f"out{number}"
+        with pretended_gpu.device() as gpu, states_lie(True), replaced("ThreadPoolExecutor", AtOnce):
+            found = wn.estimate_checkpoint(source, tokens, device="cuda", **how)
+            wn.prune_checkpoint(source, out, tokens, device="cuda", **how)
             ratios.append(found.device / gpu.peak)
     assert min(ratios) >= 1 and max(ratios) <= 1.25, ratios
 

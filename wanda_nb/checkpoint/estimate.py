@@ -10,12 +10,14 @@ import torch
 
 from ..blocks import linear_layers, weight_matrix
 from ..cost import loop_flops, windows_by_batch
-from ..footprint import Need, need
+from ..footprint import Need, need, selection_bytes
 from ..hardware import activation_bytes, free_memory, matmul_rate
 from ..reporting.progress import duration
 from ..reporting.report import gib
 from .shards import FLOATS
 from .skeleton import Skeleton
+
+PACKED = 1.45  # on the CPU, an update takes more than its tensors: libraries copy matrices for products and factors
 
 
 class Estimate(NamedTuple):
@@ -86,7 +88,7 @@ def _running_on_cpu(skeleton: Skeleton, tokens, plan, batch_size, block: int) ->
         select += sum(W.numel() for W in layers)  # masks, kept until the original weights are read again
         block = max(block, _largest(skeleton))
     if plan.update:
-        select += sum(4 * W.shape[1] ** 2 for W in layers) + 12 * max(W.shape[1] for W in layers) ** 2
+        select = int(PACKED * selection_bytes(plan, skeleton.blocks[0]))
     compute = 0 if tokens is None else batch_size * tokens.shape[1] * activation_bytes(skeleton.blocks[0])
     # The block being pruned, the one before it being written, and two copies of the next while its file is read.
     return max(4 * block + compute, 3 * block + select)

@@ -75,6 +75,20 @@ def mean_interval(values, level: float = 0.95, seed: int = 0, *, neighbours: boo
     return Interval(float(mean), float(low), float(high))
 
 
+def ratio_interval(part, whole, level: float = 0.95, seed: int = 0, *, neighbours: bool = True) -> Interval:
+    """The ratio of two means, part (items,) over whole (items,) on the same items, with its bootstrap interval.
+
+    To first order the ratio is the mean of ratio + (part - ratio * whole) / mean(whole), one value an item, and these
+    are resampled. level, seed, neighbours, errors: as for ``mean_interval``; ValueError also for different numbers of
+    items, and if the mean of whole is 0. Introduced in notebook 07, "How sure?".
+    """
+    part, whole = _array(part), _array(whole)
+    if part.shape != whole.shape or not whole.mean():
+        raise ValueError(f"{len(part)} over {len(whole)} items: expected the same items, and a whole that is not 0.")
+    ratio = part.mean() / whole.mean()
+    return mean_interval(ratio + (part - ratio * whole) / whole.mean(), level, seed, neighbours=neighbours)
+
+
 def resampled_means(values: np.ndarray, length: int, blocks: int, seed: int) -> np.ndarray:
     """The means of DRAWS resamples, (DRAWS,), each of ``blocks`` circular blocks; SLAB changes none of them."""
     circle = np.concatenate([values, values[: length - 1]])

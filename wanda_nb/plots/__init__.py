@@ -1,13 +1,20 @@
 """One function a figure, one style, one file a notebook. Each draws, names its axes and returns the Figure."""
 
-from .ablations import calibration_curves, leaderboard, norm_power, perplexity_by_sparsity, score_by_group
+from .ablations import (
+    calibration_curves,
+    leaderboard,
+    norm_power,
+    perplexity_by_sparsity,
+    perplexity_by_windows,
+    score_by_group,
+)
 from .activations import channel_norms, loudness_by_depth, massive_activations, outlier_channels, weights_and_norms
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
 from .explorer import Explorer, explored
 from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
-from .loop import RESIDENTS, block_loop, by_kind, input_drift, phase_seconds, residency
-from .paper import moved_by, published_beside_ours, published_ratios
+from .loop import RESIDENTS, block_loop, by_kind, input_drift, order_differences, phase_seconds, residency
+from .paper import moved_by, published_accuracy, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, perplexity_sweep, removed_weights
 from .recovery import lost_shares, merged_corners, recovery_curves
@@ -43,16 +50,19 @@ __all__ = [
     "moved_by",
     "norm_power",
     "one_text_many_perplexities",
+    "order_differences",
     "outlier_channels",
     "pairing",
     "pattern_costs",
     "pattern_perplexities",
     "perplexity_bars",
     "perplexity_by_sparsity",
+    "perplexity_by_windows",
     "perplexity_intervals",
     "perplexity_sweep",
     "phase_seconds",
     "pipeline",
+    "published_accuracy",
     "published_beside_ours",
     "published_ratios",
     "recovery_curves",

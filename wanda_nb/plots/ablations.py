@@ -10,9 +10,9 @@ from .look import COLORS
 def score_by_group(measured, published, lowest=None, highest=None):
     """Perplexity for each score and comparison group, as two small heat tables; lighter is better.
 
-    measured, published: DataFrames of perplexity, a row a score, a column a comparison group. Each table has its own
-    (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a score's
-    groups whose ranges overlap with its best are bold too. Used in notebook 08, "Which scores may compete?".
+    measured, published: DataFrames of perplexity, a row a score, a column a comparison group; NaN: not known. Each has
+    its own (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a
+    score's groups whose ranges overlap with its best are bold too. Used in notebook 08, "Which scores may compete?".
     """
     from matplotlib.colors import LogNorm
 
@@ -24,11 +24,11 @@ def score_by_group(measured, published, lowest=None, highest=None):
         colors = LogNorm(float(table.min().min()) * 0.9, float(table.max().max()) * 2)
         axes.imshow(table, cmap="YlOrRd", norm=colors, aspect="auto")
         for row in range(table.shape[0]):
-            first = table.iloc[row].argmin()
+            first, alone = table.iloc[row].argmin(), table.iloc[row].count() == 1
             for column in range(table.shape[1]):
                 a, value, b = (frame.iloc[row, column] for frame in (low, table, high))
-                weight = "bold" if a <= high.iloc[row, first] else "normal"
-                text = f"{value:.2f}" if table is published else f"{value:.1f}"
+                weight = "bold" if a <= high.iloc[row, first] and not alone else "normal"
+                text = "–" if value != value else f"{value:.2f}" if table is published else f"{value:.1f}"
                 axes.text(column, row - (0.12 if b > a else 0), text, ha="center", va="center", weight=weight)
                 if b > a:
                     axes.text(column, row + 0.2, f"{a:.1f}–{b:.1f}", ha="center", va="center", fontsize=11)
@@ -158,3 +158,58 @@ def calibration_curves(rows):
     axes.set_title("Does more text help, and which text?")
     axes.legend(loc="upper right")
     return figure
+
+
+def perplexity_by_windows(rows):
+    """Perplexity against the number of calibration windows, a line a method: a panel a pattern (down), a text (across).
+
+    rows: DataFrame, a row a draw, with method (such as "wanda + least squares"), pattern, samples (0: reads no text),
+    length, text, value, low and high. Lines join the medians. A single draw has the interval from its windows as a bar;
+    several are dots. What lies far above the lines is named, not drawn.
+    Used in notebook 09, "How much text does each method need?".
+    """
+    patterns, texts = (list(dict.fromkeys(rows[column])) for column in ("pattern", "text"))
+    shape = {"figsize": (7, 1.3 + 2.7 * len(patterns)), "sharex": True, "sharey": "row", "squeeze": False}
+    figure, panels = plt.subplots(len(patterns), len(texts), **shape)
+    calibrated = rows[rows["samples"] > 0]
+    counts, methods = sorted(set(calibrated["samples"])), list(dict.fromkeys(calibrated["method"]))
+    for (pattern, text), cell in rows.groupby(["pattern", "text"], sort=False):
+        axes = panels[patterns.index(pattern), texts.index(text)]
+        highest = calibrated.loc[calibrated["pattern"] == pattern, "high"].max() * 1.6
+        for level in cell[cell["samples"] == 0].itertuples():
+            drawn, color = level.value < highest, COLORS[level.method]
+            at, side = (level.value, "bottom") if drawn else (highest, "top")
+            told = f"{level.method}: {level.value:,.0f}" + ", above" * (not drawn)
+            axes.text(counts[0], at, told, color=color, fontsize=11, ha="left", va=side)
+            if drawn:
+                axes.axhline(level.value, color=color, linestyle="--", linewidth=1.3)
+        for place, method in enumerate(methods):
+            _line_by_windows(axes, cell[cell["method"] == method], method, 1.07 ** (place - (len(methods) - 1) / 2))
+        axes.set(xscale="log", yscale="log", title=f"{pattern}, judged on {text}")
+        axes.set_xlim(counts[0] / 1.4, counts[-1] * 1.4)
+        axes.set_ylim(rows.loc[rows["pattern"] == pattern, "value"].min() / 1.2, highest)
+        axes.set_xticks(counts, [f"{count}" for count in counts])
+        ticks = [tick for tick in (20, 30, 50, 100, 200, 500, 1000, 2000, 5000) if tick < highest]
+        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("perplexity (log scale)")
+    for axes in panels[-1]:
+        axes.set_xlabel(f"windows of {rows['length'].max()} tokens (log)")
+    found = {text: mark for axes in panels.flat for mark, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
+    figure.suptitle("How much text does each method need? Bar: one draw, dots: several", fontsize=13)
+    return figure
+
+
+def _line_by_windows(axes, line, method: str, aside: float) -> None:
+    """One method in one panel, moved aside, so that bars do not hide each other."""
+    look = {"color": COLORS[method.partition(" + ")[0]], "marker": "D" if "+" in method else "o", "markersize": 5}
+    middle = line.groupby("samples")["value"].median()
+    axes.plot(middle.index * aside, middle, "--" if "+" in method else "-", label=method, linewidth=1.5, **look)
+    for samples, draws in line.groupby("samples"):
+        x = [samples * aside] * len(draws)
+        axes.plot(x, draws["value"], linestyle="", alpha=0.5, **look)
+        if len(draws) == 1:
+            ends = [draws["value"] - draws["low"], draws["high"] - draws["value"]]
+            axes.errorbar(x, draws["value"], yerr=ends, color=look["color"], capsize=3, linewidth=1)

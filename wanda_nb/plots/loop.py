@@ -68,6 +68,30 @@ def input_drift(hidden_error: dict, norm_change: dict):
     return figure
 
 
+def order_differences(found: dict):
+    """How the loss differs if the norms are the dense model's, not the loop's: a dot with its interval for each draw.
+
+    found: {model: {setting: a Difference in nats per token for each draw}}, side by side; above 0, the loop is
+    better. Used in notebook 03, "Does the order matter?".
+    """
+    figure, panels = plt.subplots(1, len(found), figsize=(7, 3.8), sharex=True, sharey=True, squeeze=False)
+    for axes, (model, settings) in zip(panels[0], found.items(), strict=True):
+        for row, draws in enumerate(settings.values()):
+            for place, (value, low, high, *_) in enumerate(draws):
+                y, bar = row + 0.22 * (place - (len(draws) - 1) / 2), [[value - low], [high - value]]
+                color = COLORS["wanda"] if low > 0 or high < 0 else "#9aa5ab"
+                axes.errorbar(value, y, xerr=bar, fmt="o", color=color, markersize=5, capsize=2.5)
+        axes.axvline(0, color="#222222", linewidth=1, zorder=0)
+        for line in range(1, len(settings)):
+            axes.axhline(line - 0.5, color="#e3e8ea", linewidth=1, zorder=0)
+        axes.set(yticks=range(len(settings)), yticklabels=list(settings), ylim=(len(settings) - 0.5, -0.5))
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(model, fontsize=12)
+    figure.supxlabel("dense norms − loop, nats per token (left of 0: the loop is worse)", fontsize=12)
+    figure.suptitle("A dot a draw; gray: the interval holds 0", fontsize=13)
+    return figure
+
+
 RESIDENTS = {"hidden states": "#8d7fc1", "weights": "#b9c3c8", "activations": "#79b58a", "selection": "#e9b96e"}
 
 

@@ -33,17 +33,52 @@ def published_ratios(table):
         for place, ratio, grade in zip(x, line["ratio"], line["grade"], strict=True):
             if ratio > 0:
                 axes.plot(place, ratio, GRADES[grade], color=METHODS[method], markersize=7, mec="white")
+    top = 3.3
     for column, family in enumerate(families):
+        above = table.loc[
+            (table["model"] == family) & (table["method"] == "magnitude") & (table["ratio"] > top), "ratio"
+        ]
+        if len(above):
+            told = f"above:\n{above.min():.0e}\nto {above.max():.0e}"
+            panels[0, column].text(
+                0.5,
+                0.5,
+                told,
+                ha="center",
+                va="center",
+                color=METHODS["magnitude"],
+                fontsize=11,
+                transform=panels[0, column].transAxes,
+            )
         panels[0, column].set_title(family, fontsize=12)
         panels[1, column].set_xticks(range(widths[column]), sizes[family], rotation=45 if widths[column] > 4 else 0)
         panels[1, column].set_xlim(-0.5, widths[column] - 0.5)
-    panels[0, 0].set(ylim=(1, 3.3), yticks=[1, 2, 3])
+    panels[0, 0].set(ylim=(1, top), yticks=[1, 2, 3])
     panels[1, 0].set(ylim=(1.15, 1.4), yticks=[1.2, 1.3, 1.4])
     panels[1, families.index("LLaMA-2")].text(-0.4, 1.39, "– 4096\n··· 2048", va="top", fontsize=11)
     figure.supylabel("perplexity / dense perplexity", fontsize=12)
     keys = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in METHODS.items()]
     figure.legend(handles=keys + _grades(), loc="outside lower center", ncols=3)
     figure.suptitle("Published, 50%: a factor of 1.2 to 1.4; magnitude, more (mind the scales)", fontsize=13)
+    return figure
+
+
+def published_accuracy(table):
+    """Published accuracy by size, dense and after pruning to 50%: DataFrame with size, method, accuracy and grade.
+
+    Used in notebook 09, "Does a larger model lose less?".
+    """
+    sizes = sorted(table["size"].unique(), key=_billions)
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    for method, line in table.groupby("method", sort=False):
+        line = line.set_index("size").loc[sizes]
+        axes.plot(sizes, line["accuracy"], color=COLORS[method], linewidth=1.5, label=method)
+        for size, row in line.iterrows():
+            axes.plot(size, row["accuracy"], GRADES[row["grade"]], color=COLORS[method], markersize=8)
+    axes.set_xlim(-0.3, len(sizes) - 0.7)
+    axes.set(xlabel="size of the model", ylabel="accuracy, mean of seven tasks")
+    axes.legend(loc="lower right", ncols=2)
+    axes.set_title("Published, LLaMA at 50%: two sizes, grade C")
     return figure
 
 
@@ -112,7 +147,11 @@ def moved_by(table, tolerance: float):
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xscale("log")
-    ticks = [tick for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2) if tick < 1.1 * table["factor"].max()]
+    ticks = [
+        tick
+        for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2)
+        if 0.9 * table["factor"].min() < tick < 1.1 * table["factor"].max()
+    ]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("changed / unchanged perplexity (log scale)")

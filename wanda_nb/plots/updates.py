@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from .look import COLORS, REMOVED
+from .look import COLORS
 
 
 def error_valley(gram, dense, removed, updated):
@@ -25,15 +25,16 @@ def error_valley(gram, dense, removed, updated):
     ends = torch.tensor([-1.3, 4.2])
     axes.plot(ends, dense[1] - gram[0, 1] / gram[1, 1] * (ends - dense[0]), color="black", linewidth=1.5)
     axes.text(3.5, 1.9, "floor", ha="left", va="bottom")
-    axes.axvline(0, color=REMOVED, linewidth=2, linestyle="--")
+    axes.axvline(0, color=COLORS["wanda"], linewidth=2, linestyle="--")
     white = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2}
-    axes.text(-0.08, 8.85, "weight 0\nremoved", color=REMOVED, ha="right", va="top")
-    for row, color, text in (
-        (dense, "black", "dense: error 0"),
-        (removed, REMOVED, "removed: error 40"),
-        (updated, COLORS["wanda"], "removed and updated: error 4"),
+    axes.text(-0.08, 8.85, "weight 0\nremoved", color=COLORS["wanda"], ha="right", va="top")
+    for row, marker, color, text in (
+        (dense, "*", "black", "dense"),
+        (removed, "o", COLORS["wanda"], "removed"),
+        (updated, "D", COLORS["wanda"], "removed and updated"),
     ):
-        axes.plot(*row, "o", markersize=10, color=color, markeredgecolor="white")
+        text += f": error {(row - dense) @ gram @ (row - dense):.0f}"
+        axes.plot(*row, marker, markersize=14 if marker == "*" else 9, color=color, markeredgecolor="white")
         axes.annotate(text, row, xytext=(13, 0), textcoords="offset points", va="center", color=color, bbox=white)
     axes.annotate("", updated, removed, arrowprops={"arrowstyle": "-|>", "color": COLORS["wanda"], "lw": 2}, zorder=1)
     axes.set(

@@ -1,0 +1,59 @@
+"""The README and notebook 09 say of the paper's claims what the rule says."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import wanda_nb as wn
+
+ROOT = Path(__file__).parents[2]
+VERDICTS = "reproduced in part|not reproduced|not tested here|reproduced"
+NUMBER = re.compile(r"[Cc]laim (\d)\b")
+
+sys.path.insert(0, str(ROOT / "data"))
+from experiments.figures import scorecard_for_readme  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def card():
+    return wn.scorecard()
+
+
+def stated(text: str) -> list[tuple[int, str]]:
+    """The verdicts in italics, each with the last claim that was named before it; 0 if none was."""
+    found = []
+    for verdict in re.finditer(rf"(?<!\*)\*({VERDICTS})\*(?!\*)", text):
+        named = NUMBER.findall(text[: verdict.start()].rpartition("\n")[2])
+        found.append((int(named[-1]) if named else 0, verdict[1]))
+    return found
+
+
+def test_verdicts_in_a_text_are_found():
+    text = "- *reproduced in part*: some\n- claim 2 is so, claim 3 is *not reproduced*.\n**reproduced** *not tested*"
+    assert stated(text) == [(0, "reproduced in part"), (3, "not reproduced")]
+
+
+def test_the_readme_shows_the_scorecard(card):
+    """`python data/measure.py figures` prints it."""
+    table = scorecard_for_readme(card)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n\n{table}\n\n" in readme and table.count("\n") == 9
+    assert readme.index(table) < readme.index("\n## ")  # on the first screen
+    for row in card.itertuples():
+        assert f"| {row.claim} | {row.says} |" in table and row.verdict in table.split("\n")[row.claim + 1]
+        assert row.number.partition(": ")[2] in table
+
+
+def test_the_text_of_notebook_09_gives_the_verdicts_of_the_rule(card):
+    book = json.loads((ROOT / "notebooks" / "09_reproduce_the_paper.ipynb").read_text(encoding="utf-8"))
+    texts = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]
+    ruled = set(zip(card["claim"], card["verdict"], strict=True))
+    claims = [said for text in texts for said in stated(text) if said[0]]
+    assert len(claims) >= 4 and set(claims) <= ruled
+    models = card.groupby("claim")["verdict"].nunique()
+    assert all(models[claim] == 1 for claim, _ in claims)  # where models differ, a verdict alone would be wrong
+    elsewhere = [text for text in texts if any(claim == 0 for claim, _ in stated(text))]
+    assert len(elsewhere) == 1 and elsewhere[0].startswith("## The scorecard")  # where the rule is stated
