@@ -35,6 +35,7 @@ READERS = {
     ("larger", "load_file"): "safetensors that the check of an exercise has written itself",
     ("larger", "read_bytes"): "files that the check of an exercise has written itself",
     ("loading", "from_pretrained"): "models and tokenizers: no remote code; weights by safetensors or weights_only",
+    ("loading", "open"): "the checked parts of a pinned GGUF file, whose sum is checked again",
     ("loading", "loads"): "sizes of files in the cache",
     ("loading", "read_text"): "sizes of files in the cache",
     ("identity", "loads"): "the model's own config, from memory",
