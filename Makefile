@@ -9,7 +9,7 @@ DONE := .venv/installed
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lab notebooks site
+.PHONY: demo test lab notebooks student site
 
 demo: $(DONE)  ## prune a real model twice and print how it fares
 	$(BIN)/python notebooks/run.py 00
@@ -26,6 +26,9 @@ lab: $(DONE)  ## open the notebooks
 
 notebooks: $(DONE)  ## run all notebooks again and store their outputs
 	$(BIN)/python notebooks/run.py --inplace 0 10
+
+student: $(DONE)  ## write the students' copies again, from the notebooks
+	$(BIN)/python notebooks/student.py
 
 SITE := build/site
 site:  ## the notebooks as HTML with navigation and search: build/site/_build/html

@@ -6,6 +6,7 @@ from pathlib import Path
 for bars in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
     os.environ.setdefault(bars, "1")  # the kernels inherit it: no progress bars among the outputs
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+collect_ignore = ["notebooks/student"]  # nothing is answered there
 
 
 def pytest_configure(config):

@@ -32,7 +32,7 @@ c.CourseDirectory.submitted_directory = "build/submitted"
 c.CourseDirectory.autograded_directory = "build/autograded"
 c.CourseDirectory.feedback_directory = "build/feedback"
 c.CourseDirectory.db_url = "sqlite:///build/gradebook.db"
-c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "*.py"]
+c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "*.py", "student"]
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError()  # your code here"}
 c.GenerateAssignment.preprocessors = [
     LockCells,

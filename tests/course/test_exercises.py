@@ -229,6 +229,28 @@ def test_students_copies_keep_the_figures_and_lose_the_answers():
         assert not any(cell.outputs for cell in copy.cells if about(cell) and cell.cell_type == "code")
 
 
+def test_what_a_student_opens_is_unanswered_and_up_to_date():
+    """If it fails: make student."""
+    stored = {path.name: read(path) for path in student.COPIES.glob("*.ipynb")}
+    assert stored == {path.name: student.unopened(path) for path in NOTEBOOKS}
+    for name, copy in stored.items():
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in copy.cells), name
+        assert "### BEGIN SOLUTION" not in str(copy) and f"[solved](../{name})" in copy.cells[0].source
+        for cell in (cell for cell in copy.cells if cell.cell_type == "markdown"):
+            for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)#]+)", cell.source):
+                assert (student.COPIES / link).exists(), (name, link)
+
+
+def test_badges_and_the_readme_open_the_students_copies():
+    for path in NOTEBOOKS:
+        first = read(path).cells[0].source
+        hosted = re.findall(r"/blob/main/(notebooks/[^)]*)\)", first)
+        assert len(hosted) == 2 and set(hosted) == {f"notebooks/student/{path.name}"}
+        assert f"[for students](student/{path.name})" in first
+        assert f"](notebooks/student/{path.name})" in README and f"/blob/main/notebooks/student/{path.name})" in README
+    assert not re.search(r"notebooks/\d\d_", README), "a link to a solved notebook"
+
+
 # ---- nbgrader itself, on the exercises of three notebooks without the tutorial around them
 
 CHOSEN = ("02", "04", "07")

@@ -79,7 +79,7 @@ def test_skeleton(notebook):
     first, title = notebook.cells[0].source, notebook.cells[1].source
     number = notebook.path.name[:2]
     for host in ("https://colab.research.google.com/github/", "https://kaggle.com/kernels/welcome?src="):
-        assert re.search(re.escape(host) + rf"[^)]*/blob/main/notebooks/{notebook.path.name}\)", first), host
+        assert re.search(re.escape(host) + rf"[^)]*/blob/main/notebooks/student/{notebook.path.name}\)", first), host
     assert re.match(rf"# {number} · .*\?", title), title
     assert "you will" in (title + notebook.cells[2].source).lower()
     headings = re.findall(r"^## (.*)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
