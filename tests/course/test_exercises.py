@@ -249,7 +249,7 @@ def test_badges_and_the_readme_open_the_students_copies():
         assert f"[for students](student/{path.name})" in first
         assert f"](notebooks/student/{path.name})" in README and f"/blob/main/notebooks/student/{path.name})" in README
     table = [line for line in README.splitlines() if line.startswith("| [")]
-    assert len(table) == len(NOTEBOOKS) and not re.search(r"notebooks/\d\d_", "\n".join(table)), "a solved notebook"
+    assert not re.search(r"notebooks/\d\d_", "\n".join(table)), "a solved notebook"
 
 
 # ---- nbgrader itself, on the exercises of three notebooks without the tutorial around them
