@@ -9,6 +9,7 @@ import pandas as pd
 
 import wanda_nb as wn
 from wanda_nb import plots
+from wanda_nb.evaluation.claims import ORDER, by_draw
 
 NORMS = ("sequential", "dense norms")
 
@@ -65,13 +66,13 @@ def order_for_readme() -> str:
     Perplexities are means over draws; after them, the difference of each draw in nats per token.
     """
     cells: dict[str, list[str]] = {}
-    for record in ("order", "order_gemma"):
-        losses = {row["row"]: row["losses"] for row in wn.measured(record)["rows"]}
-        for setting in ("20%", "50%", "60%", "70%", "4:8", "2:4"):
-            pairs = [[losses.get(f"{setting}, {norms}, draw {draw}") for norms in NORMS] for draw in range(3)]
-            both = np.array([pair for pair in pairs if all(pair)])  # (draws, 2, windows)
+    for record in ORDER.values():
+        losses = by_draw(wn.measured(record)["rows"])
+        for setting in dict.fromkeys(setting for norms, setting in losses if norms in NORMS):
+            of_loop, of_dense = (losses[norms, setting] for norms in NORMS)
+            both = np.array([(of_loop[draw], of_dense[draw]) for draw in of_loop if draw in of_dense])
             in_order, dense = np.exp(both.mean(axis=2)).mean(axis=0)
-            by_draw = " ".join(f"{d:+.3f}".replace("-", "−") for d in (both[:, 1] - both[:, 0]).mean(axis=1))
-            cells.setdefault(setting, []).append(f"{in_order:,.1f} → {dense:,.1f} ({by_draw})")
+            by_seed = " ".join(f"{d:+.3f}".replace("-", "−") for d in (both[:, 1] - both[:, 0]).mean(axis=1))
+            cells.setdefault(setting, []).append(f"{in_order:,.1f} → {dense:,.1f} ({by_seed})")
     lines = ["| in order → dense norms | SmolLM2-135M | Gemma 3 270M |", "|---|---|---|"]
     return "\n".join(lines + [f"| {setting} | {' | '.join(two)} |" for setting, two in cells.items()])

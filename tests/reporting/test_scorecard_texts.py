@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import wanda_nb as wn
+from wanda_nb.evaluation.claims import by_draw, compared
 
 ROOT = Path(__file__).parents[2]
 VERDICTS = "reproduced in part|not reproduced|not tested here|reproduced"
@@ -45,6 +46,20 @@ def test_the_readme_shows_the_scorecard(card):
     for row in card.itertuples():
         assert f"| {row.claim} | {row.says} |" in table and row.verdict in table.split("\n")[row.claim + 1]
         assert row.number.partition(": ")[2] in table
+
+
+def test_what_the_readme_says_of_least_squares():
+    """Wherever SparseGPT was measured after as much text, on every domain and in every draw."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "ahead of SparseGPT on both models once its kept weights are solved again" in readme
+    for record in ("decisive", "second"):
+        rows = [row for row in wn.measured(record)["rows"] if row.get("samples") == 64]
+        for domain in ("c4", "wikitext"):
+            losses = by_draw(rows, domain)
+            patterns = [pattern for method, pattern in losses if method == "sparsegpt"]
+            assert len(patterns) >= 2
+            for pattern in patterns:
+                assert compared(losses, ("sparsegpt", pattern), ("wanda + least squares", pattern)).below(0)
 
 
 def test_the_text_of_notebook_09_gives_the_verdicts_of_the_rule(card):
