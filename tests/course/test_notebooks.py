@@ -156,7 +156,7 @@ def test_the_verdict_on_the_order_follows_its_rule():
     book = nbformat.read(NOTEBOOKS[3], as_version=4)
     cell = next(cell.source for cell in book.cells if "def verdict" in cell.source)
     names = {}
-    exec(cell[: cell.index("differences")], names)
+    exec(cell, names)
     lower, higher, unclear = (SimpleNamespace(low=low, high=high) for low, high in ((-2, -1), (1, 2), (-1, 1)))
     expected = {
         "dense norms better": [[lower] * 2, [lower] * 3],
