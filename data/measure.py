@@ -4,7 +4,8 @@ python data/measure.py sparsity        perplexity against sparsity, three method
 python data/measure.py calibration     how many samples, of which text, drawn with which seed
 python data/measure.py groups          score × comparison group, three draws
 python data/measure.py intervals       perplexity against sparsity, with the loss of every window
-python data/measure.py thousand        seven tasks, up to 1,000 items of each; dense, and four methods at 50%
+python data/measure.py zero_shot       seven tasks; dense, and four methods at 50%
+python data/measure.py thousand        the same on up to 1,000 items of each task, not 200
 python data/measure.py recovery        LoRA and masked training after Wanda, and dense controls
 python data/measure.py wikitext FILE   WikiText-2, windows of 2048, four methods and three patterns
 python data/measure.py decisive FILE   four methods after 1 to 128 windows, judged on C4 and on WikiText-2
@@ -45,6 +46,7 @@ EXPERIMENTS = {
     "calibration": ablations.calibration,
     "groups": ablations.groups,
     "intervals": intervals.intervals,
+    "zero_shot": zero_shot.zero_shot,
     "thousand": zero_shot.thousand,
     "recovery": recovery.recovery,
     "wikitext": wikitext.wikitext,

@@ -11,7 +11,6 @@ import wanda_nb as wn
 from .record import Experiment
 from .steps import loaded, pinned, pruned
 
-LIMIT = 1000
 WAYS = {
     "magnitude": {"method": "magnitude"},
     "wanda": {"method": "wanda"},
@@ -20,15 +19,15 @@ WAYS = {
 }
 
 
-def thousand() -> Experiment:
-    """Dense, and four methods at 50%, on up to the first thousand items of each task."""
+def zero_shot(limit: int = 200) -> Experiment:
+    """Dense, and four methods at 50%, on up to the first ``limit`` items of each task."""
     calibration = {"source": "c4", "samples": 128, "length": 256, "seed": 0}
-    evaluation = {"source": "pinned", "limit": LIMIT, "dtype": "bfloat16"}
+    evaluation = {"source": "pinned", "limit": limit, "dtype": "bfloat16"}
     model, tokenizer = loaded()
     tokens = wn.calibration_tokens(tokenizer, **calibration)
 
     def scored(model) -> dict:
-        found, items = wn.zero_shot(model.to(torch.bfloat16), tokenizer, limit=LIMIT), {}
+        found, items = wn.zero_shot(model.to(torch.bfloat16), tokenizer, limit=limit), {}
         for task, rows in found.items.groupby("task", sort=False):
             metrics = [metric for metric in ("acc", "acc_norm") if rows[metric].notna().all()]
             items[task] = {metric: rows[metric].astype(int).tolist() for metric in metrics}
@@ -40,3 +39,8 @@ def thousand() -> Experiment:
         rows[f"{name} 50%"] = lambda how=how: scored(pruned(model, tokens, **how, sparsity=0.5))
     settings = {"calibration": calibration, "evaluation": evaluation}
     return Experiment(settings, model, rows, pinned("smollm2-135m", "tasks"))
+
+
+def thousand() -> Experiment:
+    """The same on the first thousand items of each task, of which 800 are fresh."""
+    return zero_shot(1000)
