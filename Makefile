@@ -25,7 +25,7 @@ lab: $(DONE)  ## open the notebooks
 	$(BIN)/python -m jupyter lab notebooks
 
 notebooks: $(DONE)  ## run all notebooks again and store their outputs
-	$(BIN)/python notebooks/run.py --inplace 0 10
+	$(BIN)/python notebooks/run.py --inplace 0 1
 
 student: $(DONE)  ## write the students' copies again, from the notebooks
 	$(BIN)/python notebooks/student.py

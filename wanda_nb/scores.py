@@ -30,7 +30,7 @@ def ria_score(W: torch.Tensor, norm: torch.Tensor, power: float = 0.5) -> torch.
     (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_j‖₂^power: a weight counts by its share of its column and of its
     row, so that no input or output loses all its weights. Weights in a row or column of zeros have a share of 0.
     Zhang et al., *Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models*, ICLR 2024.
-    Introduced in notebook 08, "Your own score".
+    Introduced in notebook 09, "Your own score".
     """
     _check_norm(W, norm)
     size = W.float().abs()

@@ -1,4 +1,4 @@
-"""Notebook 08: which choices matter? Perplexity by sparsity, by calibration text, by score and comparison group."""
+"""Notebook 09: which choices matter? Perplexity by sparsity, by calibration text, by score and comparison group."""
 
 from __future__ import annotations
 

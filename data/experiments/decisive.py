@@ -1,4 +1,4 @@
-"""Notebooks 05, 06, 08 and 09: how much calibration text does each method need, and does an update overfit it?"""
+"""Notebooks 05, 06, 09 and 10: how much calibration text does each method need, and does an update overfit it?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notebook 07: what training wins back, and how much of that is only the new text."""
+"""Notebook 08: what training wins back, and how much of that is only the new text."""
 
 from __future__ import annotations
 

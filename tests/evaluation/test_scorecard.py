@@ -80,7 +80,7 @@ def test_usable_is_what_was_published_and_broken_twice_dense():
         return judged(1, {"wikitext": [dense(), *ways({"wanda": factor})]})[0]
 
     largest = largest_published()
-    assert 1.3 < largest < 1.4 and BROKEN == 2  # as notebook 08 has it
+    assert 1.3 < largest < 1.4 and BROKEN == 2  # as notebook 09 has it
     assert at(0.99 * largest) == "reproduced"
     assert at(1.01 * largest) == at(0.99 * BROKEN) == "reproduced in part"
     assert at(1.01 * BROKEN) == "not reproduced"
@@ -94,7 +94,7 @@ def test_on_par_is_the_band_at_every_pattern():
                 row["losses"] = losses(2 * factor)
         return judged(3, {"wikitext": rows})[0]
 
-    assert BAND == 0.02  # as notebook 09 has it
+    assert BAND == 0.02  # as notebook 10 has it
     assert at(0.5) == at(1 + 0.9 * BAND) == "reproduced"  # better is no failure
     assert at(1 + 0.9 * BAND, but=["2:4"]) == at(1 + 0.9 * BAND, but=["2:4", "4:8"]) == "reproduced in part"
     assert at(1 + 1.1 * BAND) == "not reproduced"

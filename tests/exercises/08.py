@@ -2,177 +2,286 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from wanda_nb import checks
 
 
-def wanda(W, norm):
-    return torch.abs(W) * norm[None, :]
+class ByLinear(nn.Module):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__()
+        for parameter in base.parameters():
+            parameter.requires_grad = False
+        self.frozen, self.scale = base, alpha / r
+        self.down = nn.Linear(base.in_features, r, bias=False)
+        self.up = nn.Linear(r, base.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, X):
+        return self.frozen(X) + self.up(self.down(X)) * self.scale
 
 
-def root(W, norm):
-    return W.abs() * norm.sqrt()
+class Transposed(nn.Module):  # keeps A and B the other way round, and builds the whole update
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.B = nn.Parameter(torch.zeros(r, base.out_features))
+        self.A = nn.Parameter(torch.rand(base.in_features, r) - 0.5)
+        self.r, self.alpha = r, alpha
+
+    def forward(self, X):
+        return nn.functional.linear(X, self.base.weight + self.alpha / self.r * (self.A @ self.B).T, self.base.bias)
 
 
-def squared_in_numpy(W, norm):
-    return (W.numpy().astype(float) * norm.numpy()) ** 2
+class LoRA(nn.Module):  # right; the mistakes below change one thing each
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__()
+        out, width = base.weight.shape
+        self.base = base.requires_grad_(False)
+        self.A = nn.Parameter(torch.randn(r, width))
+        self.B = nn.Parameter(torch.zeros(out, r))
+        self.r, self.alpha, self.factor = r, alpha, alpha / r
+
+    def forward(self, X):
+        return self.base(X) + self.factor * (X @ self.A.T) @ self.B.T
 
 
-def logarithm(W, norm):  # minus infinity where W is zero: an order all the same
-    return W.abs().log() + norm.log()
+class RandomB(LoRA):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        nn.init.normal_(self.B, std=0.02)
 
 
-def in_place(W, norm):
-    W.abs_()
-    norm.clamp_(max=float(10 * norm.median()))
-    return W.mul_(norm)
+class BothZero(LoRA):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        nn.init.zeros_(self.A)
 
 
-def sum_of_two(W, norm):
-    return W.abs() / W.abs().mean() + norm / norm.mean()
+class Swapped(BothZero):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        nn.init.normal_(self.B)
 
 
-def magnitude(W, norm):
-    return W.abs()
+class Ones(LoRA):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        nn.init.ones_(self.A)
 
 
-def magnitude_in_disguise(W, norm):
-    return (W**2) * norm.mean()
+class Thawed(LoRA):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        self.base.weight.requires_grad_(True)
 
 
-def one_a_channel(W, norm):
-    return W.abs().mean(dim=0) * norm
+class BiasThawed(LoRA):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        if base.bias is not None:
+            self.base.bias.requires_grad_(True)
 
 
-def upside_down(W, norm):
-    return 1 / (1e-9 + W.abs() * norm)
+class Unscaled(LoRA):
+    def forward(self, X):
+        return self.base(X) + X @ self.A.T @ self.B.T
 
 
-def quiet_first(W, norm):
-    return W.abs() / (norm + 1e-12)
+class AlphaAlone(LoRA):
+    def forward(self, X):
+        return self.base(X) + self.alpha * X @ self.A.T @ self.B.T
 
 
-def signed(W, norm):
-    return W * norm
+class UpsideDown(LoRA):
+    def forward(self, X):
+        return self.base(X) + self.r / self.alpha * X @ self.A.T @ self.B.T
 
 
-def norm_alone(W, norm):
-    return 0 * W + norm
+class ScaledAll(LoRA):
+    def forward(self, X):
+        return self.factor * (self.base(X) + X @ self.A.T @ self.B.T)
 
 
-def roots_of_negatives(W, norm):
-    return torch.sqrt(W * norm)
+class NoBias(LoRA):
+    def forward(self, X):
+        return X @ self.base.weight.T + self.factor * X @ self.A.T @ self.B.T
 
 
-def shares(W, norm):  # fine, but for a column of zeros
-    return W.abs() / W.abs().sum(dim=0) * norm
+class Plain(LoRA):  # tensors that nobody will find
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        A, B = self.A.data, self.B.data
+        del self.A, self.B
+        self.A, self.B = A, B
 
 
-def far_too_loud(W, norm):
-    return W.abs() * norm**6
+class WithBiases(ByLinear):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        self.down = nn.Linear(base.in_features, r)
 
 
-def transposed(W, norm):
-    return (W.abs() * norm).T
+class Once(LoRA):
+    def __init__(self, base, r=8, alpha=16):
+        super().__init__(base, r, alpha)
+        self.update = (self.B @ self.A).detach() * self.factor
+
+    def forward(self, X):
+        return self.base(X) + X @ self.update.T
 
 
-def forgot(W, norm):
-    W.abs() * norm
+class NoGrad(LoRA):
+    def forward(self, X):
+        with torch.no_grad():
+            plain = self.base(X)
+        return plain + self.factor * X @ self.A.T @ self.B.T
 
 
-def by_ranges(a, b):
-    if a.max() < b.min():
-        return -1
-    return 1 if b.max() < a.min() else 0
+class Data(LoRA):
+    def forward(self, X):
+        return self.base(X) + self.factor * X @ self.A.data.T @ self.B.T
 
 
-def all_pairs(a, b):
-    differences = a[:, None] - b[None, :]
-    return int((differences > 0).all()) - int((differences < 0).all())
+class OneWindow(LoRA):  # (tokens, in) only
+    def forward(self, X):
+        return self.base(X) + self.factor * (self.B @ self.A @ X.transpose(0, 1)).transpose(0, 1)
 
 
-def sorted_in_numpy(a, b):
-    a, b = np.sort(a.numpy()), np.sort(b.numpy())
-    return np.int64(b[-1] < a[0]) - np.int64(a[-1] < b[0])
+def by_where(W, A, B, scaling):
+    return torch.where(W == 0, torch.zeros_like(W), W + scaling * (B @ A))
 
 
-def means(a, b):
-    return -1 if a.mean() < b.mean() else 1
+def by_mask_in_place(W, A, B, scaling):
+    kept = (W != 0).to(W.dtype)
+    W += kept * scaling * torch.einsum("or,ri->oi", B, A)
+    return W
 
 
-def means_with_ties(a, b):
-    return 0 if a.mean() == b.mean() else means(a, b)
+def with_numpy(W, A, B, scaling):
+    merged = W.numpy() + scaling * B.numpy() @ A.numpy()
+    merged[W.numpy() == 0] = 0
+    return merged
 
 
-def best(a, b):
-    return int(torch.sign(min(a) - min(b)))
+def dense(W, A, B, scaling):
+    return W + scaling * (B @ A)
 
 
-def worst(a, b):
-    return int(torch.sign(max(a) - max(b)))
+def only_on_zeros(W, A, B, scaling):
+    mask = W == 0
+    return W + mask * (scaling * (B @ A))
 
 
-def medians(a, b):
-    return int(np.sign(np.sort(a.numpy())[(len(a) - 1) // 2] - np.sort(b.numpy())[(len(b) - 1) // 2]))
+def no_scaling(W, A, B, scaling):
+    return (W + B @ A) * (W != 0)
 
 
-def paired(a, b):
-    ahead = (a - b).sign()
-    return int(ahead[0]) if len(set(ahead.tolist())) == 1 else 0
+def wrong_order(W, A, B, scaling):
+    return (W + scaling * (A @ B)) * (W != 0)
 
 
-def swapped(a, b):
-    return -by_ranges(a, b)
+def transposed(W, A, B, scaling):
+    return (W + scaling * (A.T @ B.T)) * (W != 0)
 
 
-def touching(a, b):
-    if max(a) <= min(b):
-        return -1
-    return 1 if max(b) <= min(a) else 0
+def positives(W, A, B, scaling):
+    return (W + scaling * (B @ A)).masked_fill(W <= 0, 0)
 
 
-def only_one_side(a, b):
-    return -1 if max(a) < min(b) else 0
+def update_alone(W, A, B, scaling):
+    return scaling * (B @ A) * (W != 0)
 
 
-def deviations(a, b):
-    (a, s), (b, t) = ((x.mean(), x.std(correction=min(1, len(x) - 1))) for x in (a, b))
-    return -1 if a + s < b - t else int(b + t < a - s)
+def layer_by_layer(blocks, width, kv_width, rank, parameters):
+    numbers = 0
+    for _ in range(blocks):
+        for inputs, outputs in ((width, width), (width, kv_width)):
+            numbers += rank * inputs + outputs * rank
+    return numbers / parameters
+
+
+def with_torch(blocks, width, kv_width, rank, parameters):
+    q, v = torch.tensor([width, width]), torch.tensor([width, kv_width])
+    return torch.tensor(blocks * rank, dtype=torch.float64) * (q + v).sum() / parameters
+
+
+def full(blocks, width, kv_width, rank, parameters):
+    return blocks * (width**2 + width * kv_width) / parameters
+
+
+def only_a(blocks, width, kv_width, rank, parameters):
+    return blocks * (rank * width + rank * width) / parameters
+
+
+def only_b(blocks, width, kv_width, rank, parameters):
+    return blocks * (rank * width + rank * kv_width) / parameters
+
+
+def square(blocks, width, kv_width, rank, parameters):
+    return blocks * 2 * rank * (width + width) / parameters
+
+
+def one_block(blocks, width, kv_width, rank, parameters):
+    return rank * (3 * width + kv_width) / parameters
+
+
+def per_cent(blocks, width, kv_width, rank, parameters):
+    return 100 * blocks * rank * (3 * width + kv_width) / parameters
+
+
+def count(blocks, width, kv_width, rank, parameters):
+    return blocks * rank * (3 * width + kv_width)
 
 
 EXERCISES = {
     "ex08a": {
-        "check": checks.clear_winner,
-        "right": [by_ranges, all_pairs, sorted_in_numpy],
+        "check": checks.lora_linear,
+        "right": [LoRA, ByLinear, Transposed],
         "wrong": [
-            (means, "means only"),
-            (means_with_ties, "means only"),
-            (medians, "medians only"),
-            (best, "the best of each"),
-            (worst, "the worst of each"),
-            (paired, "draw by draw"),
-            (swapped, "sign is swapped"),
-            (touching, "< and not <="),
-            (only_one_side, "b never wins"),
-            (deviations, "a standard deviation"),
+            (RandomB, "B must start at zero"),
+            (BothZero, "would never learn"),
+            (Swapped, "your A starts at zero"),
+            (Ones, "its rows are alike"),
+            (Thawed, "the base is still trainable"),
+            (BiasThawed, "the base is still trainable"),
+            (Unscaled, "the factor alpha / r is missing"),
+            (AlphaAlone, "alpha alone"),
+            (UpsideDown, "upside down"),
+            (ScaledAll, "belongs to the correction alone"),
+            (NoBias, "bias of the base is lost"),
+            (Plain, "nothing can be trained"),
+            (WithBiases, "no more"),
+            (Once, "does not change when A and B do"),
+            (NoGrad, "do not wrap base(X) in torch.no_grad"),
+            (Data, "no gradient reaches A or B"),
+            (OneWindow, "stopped with"),
         ],
     },
     "ex08b": {
-        "check": checks.my_score,
-        "right": [wanda, root, squared_in_numpy, logarithm, in_place, sum_of_two],
+        "check": checks.lora_share,
+        "right": [layer_by_layer, with_torch, lambda *sizes: np.float64(layer_by_layer(*sizes))],
         "wrong": [
-            (magnitude, "the same weights as magnitude"),
-            (magnitude_in_disguise, "the same weights as magnitude"),
-            (one_a_channel, "one score for each weight"),
-            (transposed, "one score for each weight"),
-            (upside_down, "upside down"),
-            (quiet_first, "the louder a channel"),
-            (signed, "negative weights score lowest"),
-            (norm_alone, "Look at W too"),
-            (roots_of_negatives, "NaN"),
-            (shares, "NaN"),
-            (far_too_loud, "your score loses"),
-            (forgot, "Does it end with a return"),
+            (full, "the full matrices"),
+            (only_a, "A without B"),
+            (only_b, "B without A"),
+            (square, "v_proj as square"),
+            (one_block, "one block only"),
+            (per_cent, "per cent"),
+            (count, "Divide by parameters"),
+        ],
+    },
+    "ex08c": {
+        "check": checks.merge_under_mask,
+        "right": [by_where, by_mask_in_place, with_numpy],
+        "wrong": [
+            (dense, "merged densely"),
+            (only_on_zeros, "upside down"),
+            (no_scaling, "scaling is missing"),
+            (wrong_order, "wrong order"),
+            (transposed, "transposed"),
+            (positives, "negative weights"),
+            (update_alone, "the update alone"),
         ],
     },
 }

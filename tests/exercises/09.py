@@ -1,243 +1,178 @@
 """Wrong answers that must be named, and right ones that must pass."""
 
-import math
-import random
-
 import numpy as np
 import torch
 
 from wanda_nb import checks
 
 
-def in_logarithms(ours, published, tolerance):
-    apart = (ours.log() - published.log()).abs()
-    verdict = (apart <= math.log1p(tolerance)).int()
-    verdict[apart.isnan()] = -1
-    return verdict
+def wanda(W, norm):
+    return torch.abs(W) * norm[None, :]
 
 
-def row_by_row(ours, published, tolerance):
-    verdicts = []
-    for a, b in zip(ours.tolist(), published.tolist(), strict=True):
-        if math.isnan(a) or math.isnan(b):
-            verdicts.append(-1)
-        else:
-            verdicts.append(int(max(a, b) / min(a, b) <= 1 + tolerance))
-    return verdicts
+def root(W, norm):
+    return W.abs() * norm.sqrt()
 
 
-def with_numpy(ours, published, tolerance):
-    ours, published = ours.numpy(), published.numpy()
-    inside = (published / (1 + tolerance) <= ours) & (ours <= published * (1 + tolerance))
-    return np.where(np.isnan(ours + published), -1, inside)
+def squared_in_numpy(W, norm):
+    return (W.numpy().astype(float) * norm.numpy()) ** 2
 
 
-def linear(ours, published, tolerance):
-    found = torch.where((ours - published).abs() / published <= tolerance, 1, 0)
-    found[torch.isnan(ours) | torch.isnan(published)] = -1
-    return found
+def logarithm(W, norm):  # minus infinity where W is zero: an order all the same
+    return W.abs().log() + norm.log()
 
 
-def relative_to_ours(ours, published, tolerance):
-    found = ((ours - published).abs() <= tolerance * ours).int()
-    return found.masked_fill((ours + published).isnan(), -1)
+def in_place(W, norm):
+    W.abs_()
+    norm.clamp_(max=float(10 * norm.median()))
+    return W.mul_(norm)
 
 
-def difference(ours, published, tolerance):
-    found = ((ours - published).abs() <= tolerance).int()
-    return found.masked_fill((ours + published).isnan(), -1)
+def sum_of_two(W, norm):
+    return W.abs() / W.abs().mean() + norm / norm.mean()
 
 
-def only_above(ours, published, tolerance):
-    found = (ours / published <= 1 + tolerance).int()
-    return found.masked_fill((ours + published).isnan(), -1)
+def magnitude(W, norm):
+    return W.abs()
 
 
-def missing_is_no(ours, published, tolerance):
-    return ((ours <= published * (1 + tolerance)) & (ours >= published / (1 + tolerance))).int()
+def magnitude_in_disguise(W, norm):
+    return (W**2) * norm.mean()
 
 
-def missing_is_yes(ours, published, tolerance):
-    return 1 - ((ours > published * (1 + tolerance)) | (ours < published / (1 + tolerance))).int()
+def one_a_channel(W, norm):
+    return W.abs().mean(dim=0) * norm
 
 
-def ends_left_out(ours, published, tolerance):
-    found = ((ours < published * (1 + tolerance)) & (ours > published / (1 + tolerance))).int()
-    return found.masked_fill((ours + published).isnan(), -1)
+def upside_down(W, norm):
+    return 1 / (1e-9 + W.abs() * norm)
 
 
-def logarithms_divided(ours, published, tolerance):
-    found = ((ours.log() / published.log() - 1).abs() <= tolerance).int()
-    return found.masked_fill((ours + published).isnan(), -1)
+def quiet_first(W, norm):
+    return W.abs() / (norm + 1e-12)
 
 
-def nats(ours, published, tolerance):
-    found = ((ours.log() - published.log()).abs() <= tolerance).int()
-    return found.masked_fill((ours + published).isnan(), -1)
+def signed(W, norm):
+    return W * norm
 
 
-def forgot(ours, published, tolerance):
-    in_logarithms(ours, published, tolerance)
+def norm_alone(W, norm):
+    return 0 * W + norm
 
 
-def with_randrange(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    pairs = []
-    for _ in range(samples):
-        document = draw.randrange(len(lengths))
-        while lengths[document] <= length:
-            document = draw.randrange(len(lengths))
-        pairs.append((document, draw.randrange(lengths[document] - length)))
-    return pairs
+def roots_of_negatives(W, norm):
+    return torch.sqrt(W * norm)
 
 
-def with_the_global_generator(lengths, samples, length, seed):
-    random.seed(seed)
-    pairs = []
-    while len(pairs) < samples:
-        document = random.randint(0, len(lengths) - 1)
-        if lengths[document] > length:
-            pairs.append([document, random.randint(0, lengths[document] - length - 1)])
-    return np.array(pairs)
+def shares(W, norm):  # fine, but for a column of zeros
+    return W.abs() / W.abs().sum(dim=0) * norm
 
 
-def new_generator(lengths, samples, length, seed):
-    pairs = []
-    for _ in range(samples):
-        draw = random.Random(seed)
-        document = draw.randrange(len(lengths))
-        while lengths[document] <= length:
-            document = draw.randrange(len(lengths))
-        pairs.append((document, draw.randrange(lengths[document] - length)))
-    return pairs
+def far_too_loud(W, norm):
+    return W.abs() * norm**6
 
 
-def new_generator_each_draw(lengths, samples, length, seed):
-    pairs = []
-    while len(pairs) < samples:
-        document = random.Random(seed).randrange(len(lengths) - 3)
-        if lengths[document] > 100:
-            pairs.append((document, 0))
-    return pairs
+def transposed(W, norm):
+    return (W.abs() * norm).T
 
 
-def one_document_too_many(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    pairs = []
-    while len(pairs) < samples:
-        document = draw.randint(0, len(lengths))
-        if lengths[document] > length:
-            pairs.append((document, draw.randint(0, lengths[document] - length - 1)))
-    return pairs
+def forgot(W, norm):
+    W.abs() * norm
 
 
-def one_start_too_many(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    pairs = []
-    while len(pairs) < samples:
-        document = draw.randrange(len(lengths))
-        if lengths[document] > length:
-            pairs.append((document, draw.randrange(lengths[document] - length + 1)))
-    return pairs
+def by_ranges(a, b):
+    if a.max() < b.min():
+        return -1
+    return 1 if b.max() < a.min() else 0
 
 
-def at_least_as_long(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    pairs = []
-    while len(pairs) < samples:
-        document = draw.randrange(len(lengths))
-        if lengths[document] >= length:
-            pairs.append((document, draw.randrange(lengths[document] - length + 1)))
-    return pairs
+def all_pairs(a, b):
+    differences = a[:, None] - b[None, :]
+    return int((differences > 0).all()) - int((differences < 0).all())
 
 
-def without_replacement(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    pairs, used = [], set()
-    while len(pairs) < samples:
-        document = draw.randrange(len(lengths))
-        if lengths[document] > length and document not in used:
-            used.add(document)
-            pairs.append((document, draw.randrange(lengths[document] - length)))
-    return pairs
+def sorted_in_numpy(a, b):
+    a, b = np.sort(a.numpy()), np.sort(b.numpy())
+    return np.int64(b[-1] < a[0]) - np.int64(a[-1] < b[0])
 
 
-def among_the_long(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    long = [document for document in range(len(lengths)) if lengths[document] > length]
-    pairs = []
-    for _ in range(samples):
-        document = long[draw.randrange(len(long))]
-        pairs.append((document, draw.randrange(lengths[document] - length)))
-    return pairs
+def means(a, b):
+    return -1 if a.mean() < b.mean() else 1
 
 
-def documents_first(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    documents = []
-    while len(documents) < samples:
-        document = draw.randrange(len(lengths))
-        if lengths[document] > length:
-            documents.append(document)
-    return [(document, draw.randrange(lengths[document] - length)) for document in documents]
+def means_with_ties(a, b):
+    return 0 if a.mean() == b.mean() else means(a, b)
 
 
-def two_generators(lengths, samples, length, seed):
-    a, b = random.Random(seed), random.Random(seed)
-    pairs = []
-    while len(pairs) < samples:
-        document = a.randrange(len(lengths))
-        if lengths[document] > length:
-            pairs.append((document, b.randrange(lengths[document] - length)))
-    return pairs
+def best(a, b):
+    return int(torch.sign(min(a) - min(b)))
 
 
-def from_the_start(lengths, samples, length, seed):
-    draw = random.Random(seed)
-    pairs = []
-    while len(pairs) < samples:
-        document = draw.randrange(len(lengths))
-        if lengths[document] > length:
-            pairs.append((document, 0))
-    return pairs
+def worst(a, b):
+    return int(torch.sign(max(a) - max(b)))
 
 
-def swapped(lengths, samples, length, seed):
-    return [(start, document) for document, start in with_randrange(lengths, samples, length, seed)]
+def medians(a, b):
+    return int(np.sign(np.sort(a.numpy())[(len(a) - 1) // 2] - np.sort(b.numpy())[(len(b) - 1) // 2]))
+
+
+def paired(a, b):
+    ahead = (a - b).sign()
+    return int(ahead[0]) if len(set(ahead.tolist())) == 1 else 0
+
+
+def swapped(a, b):
+    return -by_ranges(a, b)
+
+
+def touching(a, b):
+    if max(a) <= min(b):
+        return -1
+    return 1 if max(b) <= min(a) else 0
+
+
+def only_one_side(a, b):
+    return -1 if max(a) < min(b) else 0
+
+
+def deviations(a, b):
+    (a, s), (b, t) = ((x.mean(), x.std(correction=min(1, len(x) - 1))) for x in (a, b))
+    return -1 if a + s < b - t else int(b + t < a - s)
 
 
 EXERCISES = {
     "ex09a": {
-        "check": checks.reproduced,
-        "right": [in_logarithms, row_by_row, with_numpy],
+        "check": checks.clear_winner,
+        "right": [by_ranges, all_pairs, sorted_in_numpy],
         "wrong": [
-            (linear, "further down than up"),
-            (relative_to_ours, "relative to ours"),
-            (difference, "the difference of the perplexities"),
-            (only_above, "ends only above"),
-            (missing_is_no, "not a failure"),
-            (missing_is_yes, "not a success"),
-            (ends_left_out, "<= and not <"),
-            (logarithms_divided, "quotient of the two logarithms"),
-            (nats, "is its logarithm"),
-            (forgot, "Does it end with a return"),
+            (means, "means only"),
+            (means_with_ties, "means only"),
+            (medians, "medians only"),
+            (best, "the best of each"),
+            (worst, "the worst of each"),
+            (paired, "draw by draw"),
+            (swapped, "sign is swapped"),
+            (touching, "< and not <="),
+            (only_one_side, "b never wins"),
+            (deviations, "a standard deviation"),
         ],
     },
     "ex09b": {
-        "check": checks.published_starts,
-        "right": [with_randrange, with_the_global_generator],
+        "check": checks.my_score,
+        "right": [wanda, root, squared_in_numpy, logarithm, in_place, sum_of_two],
         "wrong": [
-            (new_generator, "a new generator for each"),
-            (new_generator_each_draw, "this draw never ends"),
-            (one_document_too_many, "both of its ends"),
-            (one_start_too_many, "one too far"),
-            (at_least_as_long, "exactly the window's length"),
-            (without_replacement, "no document served twice"),
-            (among_the_long, "among the long documents only"),
-            (documents_first, "all documents first"),
-            (two_generators, "one generator for documents"),
-            (from_the_start, "all starts are 0"),
-            (swapped, "in this order"),
+            (magnitude, "the same weights as magnitude"),
+            (magnitude_in_disguise, "the same weights as magnitude"),
+            (one_a_channel, "one score for each weight"),
+            (transposed, "one score for each weight"),
+            (upside_down, "upside down"),
+            (quiet_first, "the louder a channel"),
+            (signed, "negative weights score lowest"),
+            (norm_alone, "Look at W too"),
+            (roots_of_negatives, "NaN"),
+            (shares, "NaN"),
+            (far_too_loud, "your score loses"),
+            (forgot, "Does it end with a return"),
         ],
     },
 }

@@ -1,166 +1,243 @@
 """Wrong answers that must be named, and right ones that must pass."""
 
 import math
+import random
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_array
-from safetensors.numpy import save_file as save_array
-from safetensors.torch import load_file, save_file
 
 from wanda_nb import checks
 
 
-def run(W, x):
-    return x + torch.relu(x @ W.T)
+def in_logarithms(ours, published, tolerance):
+    apart = (ours.log() - published.log()).abs()
+    verdict = (apart <= math.log1p(tolerance)).int()
+    verdict[apart.isnan()] = -1
+    return verdict
 
 
-def cut(W, x, sparsity):
-    lowest = (W.abs() * x.norm(dim=0)).argsort(dim=1, stable=True)[:, : int(W.shape[1] * sparsity)]
-    return W.scatter(1, lowest, 0)
+def row_by_row(ours, published, tolerance):
+    verdicts = []
+    for a, b in zip(ours.tolist(), published.tolist(), strict=True):
+        if math.isnan(a) or math.isnan(b):
+            verdicts.append(-1)
+        else:
+            verdicts.append(int(max(a, b) / min(a, b) <= 1 + tolerance))
+    return verdicts
 
 
-def by_number(source, destination, x, sparsity):
-    number = 0
-    while (path := source / f"{number}.safetensors").exists():
-        new = destination / path.name
-        if not new.exists():
-            temporary = new.with_suffix(".tmp")
-            save_file({"W": cut(load_file(path)["W"], x, sparsity)}, temporary)
-            temporary.rename(new)
-        x = run(load_file(new)["W"], x)
-        number += 1
+def with_numpy(ours, published, tolerance):
+    ours, published = ours.numpy(), published.numpy()
+    inside = (published / (1 + tolerance) <= ours) & (ours <= published * (1 + tolerance))
+    return np.where(np.isnan(ours + published), -1, inside)
 
 
-def in_numpy(source, destination, x, sparsity):
-    x = x.numpy().astype(np.float64)
-    for path in sorted(source.glob("*.safetensors")):
-        if not (destination / path.name).is_file():
-            W = load_array(path)["W"].copy()
-            lowest = np.argsort(abs(W) * np.sqrt((x**2).sum(axis=0)), axis=1, kind="stable")
-            np.put_along_axis(W, lowest[:, : int(W.shape[1] * sparsity)], 0, axis=1)
-            save_array({"W": W}, destination / path.name)
-        x = x + np.maximum(x @ load_array(destination / path.name)["W"].T, 0)
-    return len(list(destination.iterdir()))
+def linear(ours, published, tolerance):
+    found = torch.where((ours - published).abs() / published <= tolerance, 1, 0)
+    found[torch.isnan(ours) | torch.isnan(published)] = -1
+    return found
 
 
-def each(source):
-    return sorted(source.glob("*.safetensors"))
+def relative_to_ours(ours, published, tolerance):
+    found = ((ours - published).abs() <= tolerance * ours).int()
+    return found.masked_fill((ours + published).isnan(), -1)
 
 
-def dense_handed_on(source, destination, x, sparsity):
-    for path in each(source):
-        W = load_file(path)["W"]
-        if not (destination / path.name).exists():
-            save_file({"W": cut(W, x, sparsity)}, destination / path.name)
-        x = run(W, x)
+def difference(ours, published, tolerance):
+    found = ((ours - published).abs() <= tolerance).int()
+    return found.masked_fill((ours + published).isnan(), -1)
 
 
-def all_by_x(source, destination, x, sparsity):
-    for path in each(source):
-        if not (destination / path.name).exists():
-            save_file({"W": cut(load_file(path)["W"], x, sparsity)}, destination / path.name)
+def only_above(ours, published, tolerance):
+    found = (ours / published <= 1 + tolerance).int()
+    return found.masked_fill((ours + published).isnan(), -1)
 
 
-def all_again(source, destination, x, sparsity):
-    for path in each(source):
-        W = cut(load_file(path)["W"], x, sparsity)
-        save_file({"W": W}, destination / path.name)
-        x = run(W, x)
+def missing_is_no(ours, published, tolerance):
+    return ((ours <= published * (1 + tolerance)) & (ours >= published / (1 + tolerance))).int()
 
 
-def passed_over(source, destination, x, sparsity):
-    for path in each(source):
-        if (destination / path.name).exists():
-            continue
-        W = cut(load_file(path)["W"], x, sparsity)
-        save_file({"W": W}, destination / path.name)
-        x = run(W, x)
+def missing_is_yes(ours, published, tolerance):
+    return 1 - ((ours > published * (1 + tolerance)) | (ours < published / (1 + tolerance))).int()
 
 
-def into_the_source(source, destination, x, sparsity):
-    for path in each(source):
-        W = cut(load_file(path)["W"], x, sparsity)
-        save_file({"W": W}, path)
-        save_file({"W": W}, destination / path.name)
-        x = run(W, x)
+def ends_left_out(ours, published, tolerance):
+    found = ((ours < published * (1 + tolerance)) & (ours > published / (1 + tolerance))).int()
+    return found.masked_fill((ours + published).isnan(), -1)
 
 
-def temporary_left(source, destination, x, sparsity):
-    by_number(source, destination, x, sparsity)
-    (destination / "0.tmp").write_bytes(b"")
+def logarithms_divided(ours, published, tolerance):
+    found = ((ours.log() / published.log() - 1).abs() <= tolerance).int()
+    return found.masked_fill((ours + published).isnan(), -1)
 
 
-def block_by_block(blocks, finished, capture, select, propagate):
-    seconds = 0.0
-    for block in range(blocks):
-        seconds += (capture + select) * (block >= finished) + propagate * (block < blocks - 1)
-    return seconds
+def nats(ours, published, tolerance):
+    found = ((ours.log() - published.log()).abs() <= tolerance).int()
+    return found.masked_fill((ours + published).isnan(), -1)
 
 
-def in_two_parts(blocks, finished, capture, select, propagate):
-    rest = (blocks - finished) * (capture + select + propagate) - propagate
-    return finished * propagate + rest
+def forgot(ours, published, tolerance):
+    in_logarithms(ours, published, tolerance)
 
 
-def from_the_start(blocks, finished, *phases):
-    return block_by_block(blocks, 0, *phases)
+def with_randrange(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    pairs = []
+    for _ in range(samples):
+        document = draw.randrange(len(lengths))
+        while lengths[document] <= length:
+            document = draw.randrange(len(lengths))
+        pairs.append((document, draw.randrange(lengths[document] - length)))
+    return pairs
 
 
-def finished_are_free(blocks, finished, capture, select, propagate):
-    return in_two_parts(blocks, finished, capture, select, propagate) - finished * propagate
+def with_the_global_generator(lengths, samples, length, seed):
+    random.seed(seed)
+    pairs = []
+    while len(pairs) < samples:
+        document = random.randint(0, len(lengths) - 1)
+        if lengths[document] > length:
+            pairs.append([document, random.randint(0, lengths[document] - length - 1)])
+    return np.array(pairs)
 
 
-def last_too(blocks, finished, capture, select, propagate):
-    return in_two_parts(blocks, finished, capture, select, propagate) + propagate
+def new_generator(lengths, samples, length, seed):
+    pairs = []
+    for _ in range(samples):
+        draw = random.Random(seed)
+        document = draw.randrange(len(lengths))
+        while lengths[document] <= length:
+            document = draw.randrange(len(lengths))
+        pairs.append((document, draw.randrange(lengths[document] - length)))
+    return pairs
 
 
-def one_more_finished(blocks, finished, *phases):
-    return block_by_block(blocks, finished + 1, *phases)
+def new_generator_each_draw(lengths, samples, length, seed):
+    pairs = []
+    while len(pairs) < samples:
+        document = random.Random(seed).randrange(len(lengths) - 3)
+        if lengths[document] > 100:
+            pairs.append((document, 0))
+    return pairs
 
 
-def capture_again(blocks, finished, capture, select, propagate):
-    return block_by_block(blocks, finished, capture, select, propagate) + finished * capture
+def one_document_too_many(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    pairs = []
+    while len(pairs) < samples:
+        document = draw.randint(0, len(lengths))
+        if lengths[document] > length:
+            pairs.append((document, draw.randint(0, lengths[document] - length - 1)))
+    return pairs
 
 
-def by_hypot(norms):
-    return torch.tensor([math.hypot(*channel) for channel in norms.T.tolist()])
+def one_start_too_many(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    pairs = []
+    while len(pairs) < samples:
+        document = draw.randrange(len(lengths))
+        if lengths[document] > length:
+            pairs.append((document, draw.randrange(lengths[document] - length + 1)))
+    return pairs
+
+
+def at_least_as_long(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    pairs = []
+    while len(pairs) < samples:
+        document = draw.randrange(len(lengths))
+        if lengths[document] >= length:
+            pairs.append((document, draw.randrange(lengths[document] - length + 1)))
+    return pairs
+
+
+def without_replacement(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    pairs, used = [], set()
+    while len(pairs) < samples:
+        document = draw.randrange(len(lengths))
+        if lengths[document] > length and document not in used:
+            used.add(document)
+            pairs.append((document, draw.randrange(lengths[document] - length)))
+    return pairs
+
+
+def among_the_long(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    long = [document for document in range(len(lengths)) if lengths[document] > length]
+    pairs = []
+    for _ in range(samples):
+        document = long[draw.randrange(len(long))]
+        pairs.append((document, draw.randrange(lengths[document] - length)))
+    return pairs
+
+
+def documents_first(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    documents = []
+    while len(documents) < samples:
+        document = draw.randrange(len(lengths))
+        if lengths[document] > length:
+            documents.append(document)
+    return [(document, draw.randrange(lengths[document] - length)) for document in documents]
+
+
+def two_generators(lengths, samples, length, seed):
+    a, b = random.Random(seed), random.Random(seed)
+    pairs = []
+    while len(pairs) < samples:
+        document = a.randrange(len(lengths))
+        if lengths[document] > length:
+            pairs.append((document, b.randrange(lengths[document] - length)))
+    return pairs
+
+
+def from_the_start(lengths, samples, length, seed):
+    draw = random.Random(seed)
+    pairs = []
+    while len(pairs) < samples:
+        document = draw.randrange(len(lengths))
+        if lengths[document] > length:
+            pairs.append((document, 0))
+    return pairs
+
+
+def swapped(lengths, samples, length, seed):
+    return [(start, document) for document, start in with_randrange(lengths, samples, length, seed)]
 
 
 EXERCISES = {
     "ex10a": {
-        "check": checks.prune_folder,
-        "right": [by_number, in_numpy],
+        "check": checks.reproduced,
+        "right": [in_logarithms, row_by_row, with_numpy],
         "wrong": [
-            (dense_handed_on, "while still dense"),
-            (all_by_x, "judged by x, the input of the first"),
-            (all_again, "you pruned finished blocks again"),
-            (passed_over, "without running them"),
-            (into_the_source, "the source was changed"),
-            (temporary_left, "expected in the destination"),
+            (linear, "further down than up"),
+            (relative_to_ours, "relative to ours"),
+            (difference, "the difference of the perplexities"),
+            (only_above, "ends only above"),
+            (missing_is_no, "not a failure"),
+            (missing_is_yes, "not a success"),
+            (ends_left_out, "<= and not <"),
+            (logarithms_divided, "quotient of the two logarithms"),
+            (nats, "is its logarithm"),
+            (forgot, "Does it end with a return"),
         ],
     },
     "ex10b": {
-        "check": checks.seconds_left,
-        "right": [block_by_block, in_two_parts],
+        "check": checks.published_starts,
+        "right": [with_randrange, with_the_global_generator],
         "wrong": [
-            (from_the_start, "began again from block 0"),
-            (finished_are_free, "finished blocks are not free"),
-            (last_too, "propagated the last block too"),
-            (one_more_finished, "the block at hand"),
-            (capture_again, "a finished block is run once"),
-        ],
-    },
-    "ex10c": {
-        "check": checks.norm_of_all,
-        "right": [by_hypot, lambda norms: torch.linalg.vector_norm(norms, dim=0), lambda norms: norms.norm(dim=0)],
-        "wrong": [
-            (lambda norms: sum(norms), "you added the norms"),
-            (lambda norms: norms.mean(dim=0), "mean of the norms"),
-            (lambda norms: norms.max(dim=0).values, "the larger of the norms"),
-            (lambda norms: (norms**2).sum(dim=0), "Take its root"),
-            (lambda norms: norms.square().mean(dim=0).sqrt(), "root of the mean of squares"),
-            (lambda norms: norms.norm(dim=1), "summed over the channels"),
+            (new_generator, "a new generator for each"),
+            (new_generator_each_draw, "this draw never ends"),
+            (one_document_too_many, "both of its ends"),
+            (one_start_too_many, "one too far"),
+            (at_least_as_long, "exactly the window's length"),
+            (without_replacement, "no document served twice"),
+            (among_the_long, "among the long documents only"),
+            (documents_first, "all documents first"),
+            (two_generators, "one generator for documents"),
+            (from_the_start, "all starts are 0"),
+            (swapped, "in this order"),
         ],
     },
 }

@@ -1,4 +1,4 @@
-"""The README and notebook 09 say of the paper's claims what the rule says."""
+"""The README and notebook 10 say of the paper's claims what the rule says."""
 
 import json
 import re
@@ -62,8 +62,8 @@ def test_what_the_readme_says_of_least_squares():
                 assert compared(losses, ("sparsegpt", pattern), ("wanda + least squares", pattern)).below(0)
 
 
-def test_the_text_of_notebook_09_gives_the_verdicts_of_the_rule(card):
-    book = json.loads((ROOT / "notebooks" / "09_reproduce_the_paper.ipynb").read_text(encoding="utf-8"))
+def test_the_text_of_notebook_10_gives_the_verdicts_of_the_rule(card):
+    book = json.loads((ROOT / "notebooks" / "10_reproduce_the_paper.ipynb").read_text(encoding="utf-8"))
     texts = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown"]
     ruled = set(zip(card["claim"], card["verdict"], strict=True))
     claims = [said for text in texts for said in stated(text) if said[0]]

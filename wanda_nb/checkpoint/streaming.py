@@ -96,7 +96,7 @@ def prune_checkpoint(
     destination of something else, of a run with other arguments, or of one with a score function that cannot be
     identified; OSError for too little space or a destination in use; ValueError for too little memory on a device that
     is not the CPU. A value that is not finite raises ValueError at its block.
-    Introduced in notebook 10, "A model larger than memory"; algorithm 1 of the paper.
+    Introduced in notebook 11, "A model larger than memory"; algorithm 1 of the paper.
     """
     destination = other_place(Path(destination), Path(source))
     request = _request(source, tokens, method, sparsity, attention_mask, calibration, device, batch_size, dtype, choice)
@@ -179,7 +179,7 @@ def estimate_checkpoint(
     """What ``prune_checkpoint`` with these arguments will take, from the headers of the shards alone.
 
     Raises ValueError for arguments that do not fit or a damaged checkpoint.
-    Introduced in notebook 10, "A model larger than memory".
+    Introduced in notebook 11, "A model larger than memory".
     """
     skeleton, plan, tokens, attention_mask, batch_size, device, _ = _request(
         source, tokens, method, sparsity, attention_mask, calibration, device, batch_size, dtype, choice

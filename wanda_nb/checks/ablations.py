@@ -1,4 +1,4 @@
-"""Checks of notebook 08: when there is a winner, and a score of the student's own."""
+"""Checks of notebook 09: when there is a winner, and a score of the student's own."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ CLEAR_WINNER = {
 
 
 def clear_winner(function, graded: bool = False) -> None:
-    """Exercise 08.1: ``function(a, b)``: -1 if every draw of a is lower than every draw of b, 1 the other way, else 0.
+    """Exercise 09.1: ``function(a, b)``: -1 if every draw of a is lower than every draw of b, 1 the other way, else 0.
 
     a, b: perplexities (draws,) of two settings. graded: on more cases. AssertionError, naming the mistake.
-    Used in notebook 08, "Exercise 08.1".
+    Used in notebook 09, "Exercise 09.1".
     """
     pairs = [
         ([32.4, 33.3, 34.5], [33.7, 36.4, 37.0]),  # each seed ahead, and yet they touch
@@ -76,7 +76,7 @@ def clear_winner(function, graded: bool = False) -> None:
         ]
     cases = [(torch.tensor(a), torch.tensor(b)) for a, b in pairs]
     judge(function, cases, _winner, CLEAR_WINNER)
-    done("08.1", "a winner only where the ranges do not touch", graded)
+    done("09.1", "a winner only where the ranges do not touch", graded)
 
 
 MY_SCORE = {
@@ -99,11 +99,11 @@ MY_SCORE = {
 
 
 def my_score(function, graded: bool = False) -> None:
-    """Exercise 08.2: ``function(W, norm)``: at 50% of each output, less output error than magnitude on every layer.
+    """Exercise 09.2: ``function(W, norm)``: at 50% of each output, less output error than magnitude on every layer.
 
     W (out, in), norm (in,) -> score (out, in); the lowest go. The layers are made up: correlated inputs, a few of them
     loud. graded: on more layers, one with a column of zeros and a silent channel. AssertionError, naming the mistake.
-    Used in notebook 08, "Exercise 08.2".
+    Used in notebook 09, "Exercise 09.2".
     """
     draw = torch.Generator().manual_seed(0)
     layers = [_layer(draw, spread, loud) for spread, loud in ((0.4, 4), (0.6, 0), (1.0, 2))]
@@ -126,7 +126,7 @@ def my_score(function, graded: bool = False) -> None:
                 f"{magnitude:.1%}. The lowest scores of each row go; a weight should score high if it is large *and* "
                 "its channel is loud."
             )
-    done("08.2", "less output error than magnitude, on every layer", graded)
+    done("09.2", "less output error than magnitude, on every layer", graded)
 
 
 def _layer(draw, spread: float, loud: int, out: int = 24, width: int = 64, tokens: int = 256):

@@ -1,4 +1,4 @@
-"""Checks of notebook 10: a loop over files that goes on where it was killed, what a kill costs, and shared windows."""
+"""Checks of notebook 11: a loop over files that goes on where it was killed, what a kill costs, and shared windows."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ def _expect_files(source: Path, destination: Path, before: dict[str, bytes]) -> 
 
 
 def prune_folder(function, graded: bool = False) -> None:
-    """Exercise 10.1: ``function(source, destination, x, sparsity)`` prunes toy blocks from folder to folder.
+    """Exercise 11.1: ``function(source, destination, x, sparsity)`` prunes toy blocks from folder to folder.
 
     source: a folder of ``0.safetensors`` and so on, each {"W": (width, width)}. destination: a folder that holds those
     blocks which an earlier run finished. graded: on more cases. AssertionError, naming the mistake. Used in notebook
-    10, "Exercise 10.1".
+    11, "Exercise 11.1".
     """
 
     def files(source, destination, x, sparsity):
@@ -105,7 +105,7 @@ def prune_folder(function, graded: bool = False) -> None:
         marked = [W.masked_fill(torch.rand(8, 8, generator=draw) < 0.5, 0) for W in blocks[:finished]]  # told apart
         cases.append((blocks, marked, x, 0.5))
     judge(_named(_in_folders(files), function), cases, _in_folders(_file_loop()), _of_files(PRUNE_FOLDER))
-    done("10.1", "from folder to folder, and on from where it was killed", graded)
+    done("11.1", "from folder to folder, and on from where it was killed", graded)
 
 
 def _returning(function: Callable) -> Callable:
@@ -150,16 +150,16 @@ SECONDS_LEFT = {
 
 
 def seconds_left(function, graded: bool = False) -> None:
-    """Exercise 10.2: ``function(blocks, finished, capture, select, propagate)`` -> seconds to the end after a kill.
+    """Exercise 11.2: ``function(blocks, finished, capture, select, propagate)`` -> seconds to the end after a kill.
 
     capture, select, propagate: seconds for one block. graded: on more cases. AssertionError, naming the mistake.
-    Used in notebook 10, "Exercise 10.2".
+    Used in notebook 11, "Exercise 11.2".
     """
     cases = [(30, 10, 0.5, 0.25, 0.75), (32, 1, 7.0, 11.0, 8.5)]
     if graded:
         cases += [(32, 0, 7.0, 11.0, 8.5), (80, 79, 30.0, 5.0, 40.0), (5, 3, 1.0, 0.0, 1.5)]
     judge(function, cases, _seconds_left, SECONDS_LEFT, tolerance=1e-6)
-    done("10.2", "what is left to prune, and one pass through what is finished", graded)
+    done("11.2", "what is left to prune, and one pass through what is finished", graded)
 
 
 NORM_OF_ALL = {
@@ -180,13 +180,13 @@ NORM_OF_ALL = {
 
 
 def norm_of_all(function, graded: bool = False) -> None:
-    """Exercise 10.3: ``function(norms)`` (processes, in) -> the norm (in,) of every channel over all tokens.
+    """Exercise 11.3: ``function(norms)`` (processes, in) -> the norm (in,) of every channel over all tokens.
 
-    graded: on more cases. AssertionError, naming the mistake. Used in notebook 10, "Exercise 10.3".
+    graded: on more cases. AssertionError, naming the mistake. Used in notebook 11, "Exercise 11.3".
     """
     draw = torch.Generator().manual_seed(1)
     cases = [(torch.rand(2, 2, generator=draw) * 5,), (torch.rand(4, 4, generator=draw) * 9,)]
     if graded:
         cases += [(torch.rand(1, 5, generator=draw),), (torch.rand(8, 3, generator=draw).double(),)]
     judge(function, cases, lambda norms: norms.pow(2).sum(0).sqrt(), NORM_OF_ALL)
-    done("10.3", "the squares of all processes, added, and the root", graded)
+    done("11.3", "the squares of all processes, added, and the root", graded)

@@ -1,4 +1,4 @@
-"""Checks of notebook 09: what counts as reproduced, and the published draw of calibration text."""
+"""Checks of notebook 10: what counts as reproduced, and the published draw of calibration text."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ REPRODUCED = {
 
 
 def reproduced(function, graded: bool = False) -> None:
-    """Exercise 09.1: ``function(ours, published, tolerance)`` -> 1 in the band, 0 outside, -1 where a cell is missing.
+    """Exercise 10.1: ``function(ours, published, tolerance)`` -> 1 in the band, 0 outside, -1 where a cell is missing.
 
     ours, published: perplexities (rows,). graded: on more cases. AssertionError, naming the mistake.
-    Used in notebook 09, "Exercise 09.1".
+    Used in notebook 10, "Exercise 10.1".
     """
     published = torch.tensor([8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 400.0, NAN, 8.0])
     cases = [
@@ -74,7 +74,7 @@ def reproduced(function, graded: bool = False) -> None:
             ours[::7], published[3::11] = NAN, NAN
             cases.append((ours, published, tolerance))
     judge(function, cases, _verdicts(_band), REPRODUCED, tolerance=0)
-    done("09.1", "a factor up, the same factor down, and no verdict on an empty cell", graded)
+    done("10.1", "a factor up, the same factor down, and no verdict on an empty cell", graded)
 
 
 class Lengths(list):
@@ -182,10 +182,10 @@ STARTS = {
 
 
 def published_starts(function, graded: bool = False) -> None:
-    """Exercise 09.2: ``function(lengths, samples, length, seed)`` -> pairs (document, start), as the published code.
+    """Exercise 10.2: ``function(lengths, samples, length, seed)`` -> pairs (document, start), as the published code.
 
     lengths: tokens of each document. graded: on more cases. AssertionError, naming the mistake.
-    Used in notebook 09, "Exercise 09.2".
+    Used in notebook 10, "Exercise 10.2".
     """
     cases = [
         (Lengths([3, 9, 12, 8, 2, 10, 30, 11, 8]), 4, 8, 0),
@@ -196,4 +196,4 @@ def published_starts(function, graded: bool = False) -> None:
         for seed, count, samples in ((0, 60, 30), (42, 200, 24)):
             cases.append((Lengths(make.randint(1, 40) for _ in range(count)), samples, 16, seed))
     judge(function, cases, _draw, STARTS, tolerance=0)
-    done("09.2", "document by document, start by start, the published draw", graded)
+    done("10.2", "document by document, start by start, the published draw", graded)

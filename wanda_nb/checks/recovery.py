@@ -1,4 +1,4 @@
-"""Checks of notebook 07: LoRA as a module, how many numbers it trains, and a merge that keeps the zeros."""
+"""Checks of notebook 08: LoRA as a module, how many numbers it trains, and a merge that keeps the zeros."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FACTORS = {
 
 
 def lora_linear(function, graded: bool = False) -> None:
-    """Exercise 07.1: a class ``LoRALinear(base, r=8, alpha=16)``: base(X) + alpha / r * X Aᵀ Bᵀ.
+    """Exercise 08.1: a class ``LoRALinear(base, r=8, alpha=16)``: base(X) + alpha / r * X Aᵀ Bᵀ.
 
     X (..., in) -> (..., out). base: nn.Linear, frozen. A (r, in) starts random and B (out, r) at zero, whatever they
-    are called. graded: on more layers. AssertionError, naming the mistake. Used in notebook 07, "Exercise 07.1".
+    are called. graded: on more layers. AssertionError, naming the mistake. Used in notebook 08, "Exercise 08.1".
     """
     layers = [(5, 7, 3, 6, True), (9, 4, 2, 8, False)]  # in, out, r, alpha, bias
     layers += [(11, 6, 5, 1, True), (4, 13, 1, 16, True), (40, 30, 8, 16, False)] if graded else []
@@ -30,7 +30,7 @@ def lora_linear(function, graded: bool = False) -> None:
         torch.manual_seed(1 if graded else 0)
         for number, layer in enumerate(layers):
             _lora(function, *layer, shape=(2, 3) if number % 2 == 0 else (4,))
-    done("07.1", "it starts as its base, learns r * (in + out) numbers, and follows alpha / r", graded)
+    done("08.1", "it starts as its base, learns r * (in + out) numbers, and follows alpha / r", graded)
 
 
 def _lora(function, width, out, r, alpha, bias, shape) -> None:
@@ -143,16 +143,16 @@ def _share(blocks, width, kv_width, rank, parameters) -> float:
 
 
 def lora_share(function, graded: bool = False) -> None:
-    """Exercise 07.2: ``function(blocks, width, kv_width, rank, parameters)``: LoRA's share of the model.
+    """Exercise 08.2: ``function(blocks, width, kv_width, rank, parameters)``: LoRA's share of the model.
 
     Adapters on q_proj (width → width) and v_proj (width → kv_width) of each block. graded: on more models.
-    AssertionError, naming the mistake. Used in notebook 07, "Exercise 07.2".
+    AssertionError, naming the mistake. Used in notebook 08, "Exercise 08.2".
     """
     cases = [(3, 10, 4, 2, 5000), (24, 2048, 256, 8, 1_500_000_000)]
     if graded:
         cases += [(1, 7, 7, 1, 1000), (80, 8192, 1024, 16, 70_000_000_000), (2, 6, 1, 6, 999)]
     judge(function, cases, _share, SHARE)
-    done("07.2", "A and B of both layers, in every block", graded)
+    done("08.2", "A and B of both layers, in every block", graded)
 
 
 MERGE = {
@@ -176,10 +176,10 @@ MERGE = {
 
 
 def merge_under_mask(function, graded: bool = False) -> None:
-    """Exercise 07.3: ``function(W, A, B, scaling)``: W + scaling B A where W is not zero, zero where it is.
+    """Exercise 08.3: ``function(W, A, B, scaling)``: W + scaling B A where W is not zero, zero where it is.
 
     W (out, in), A (r, in), B (out, r), scaling a number -> (out, in). graded: on more cases. AssertionError, naming the
-    mistake. Used in notebook 07, "Exercise 07.3".
+    mistake. Used in notebook 08, "Exercise 08.3".
     """
     draw = torch.Generator().manual_seed(1 if graded else 0)
 
@@ -199,4 +199,4 @@ def merge_under_mask(function, graded: bool = False) -> None:
         W[1], W[:, 2] = 0, 0  # an output and an input that were removed whole
         cases += [(W, A, B, scaling), case(16, 24, 8, 2.0, torch.float64)]
     judge(function, cases, right, MERGE)
-    done("07.3", "every weight that is left is updated, every zero stays", graded)
+    done("08.3", "every weight that is left is updated, every zero stays", graded)

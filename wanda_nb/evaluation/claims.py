@@ -12,9 +12,9 @@ from ..inputs.tasks import PAPER_TASKS
 from ..reporting.records import published
 from .uncertainty import Difference, Interval, mean_interval, paired_difference, ratio_interval
 
-BAND = 0.02  # a factor in perplexity that still counts as the same number: notebook 09, "What counts as reproduced?"
+BAND = 0.02  # a factor in perplexity that still counts as the same number: notebook 10, "What counts as reproduced?"
 FAR = 2  # magnitude is "far" behind with this factor in perplexity or more
-BROKEN = 2  # a model is broken beyond this factor of its dense perplexity: notebook 08, "How much can go?"
+BROKEN = 2  # a model is broken beyond this factor of its dense perplexity: notebook 09, "How much can go?"
 MINUTE = 60  # seconds
 LOOKED_AT = 200  # items of each task that notebook 06 saw before it named its test; claim 2 is judged on the others
 PATTERNS = ("50%", "4:8", "2:4")

@@ -84,7 +84,7 @@ def scorecard(read: Callable[[str], dict] = measured) -> pd.DataFrame:
     Some: "reproduced in part". None: "not reproduced", which is not "refuted": the interval says how far off it is.
     No rows at all: "not tested here"; one comparison without rows counts as not shown. Columns: claim, says, model,
     verdict, number, draws (of calibration text, the fewest), record, rule, and "what would change it".
-    read: gives a record by name, as ``measured`` does. Introduced in notebook 09, "The scorecard".
+    read: gives a record by name, as ``measured`` does. Introduced in notebook 10, "The scorecard".
     """
 
     def rows(name: str) -> list[dict]:

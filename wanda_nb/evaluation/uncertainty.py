@@ -80,7 +80,7 @@ def ratio_interval(part, whole, level: float = 0.95, seed: int = 0, *, neighbour
 
     To first order the ratio is the mean of ratio + (part - ratio * whole) / mean(whole), one value an item, and these
     are resampled. level, seed, neighbours, errors: as for ``mean_interval``; ValueError also for different numbers of
-    items, and if the mean of whole is 0. Introduced in notebook 07, "How sure?".
+    items, and if the mean of whole is 0. Introduced in notebook 08, "How sure?".
     """
     part, whole = _array(part), _array(whole)
     if part.shape != whole.shape or not whole.mean():

@@ -72,7 +72,7 @@ def model_folder(name: str = DEFAULT_MODEL, revision=None, accept_terms: bool = 
     """The folder of a model's checkpoint, downloaded if need be; arguments as for ``load_model``.
 
     Raises OSError if it cannot be found or downloaded, PermissionError if terms are not accepted.
-    Introduced in notebook 10, "A model larger than memory".
+    Introduced in notebook 11, "A model larger than memory".
     """
     if name in PINNED:
         return _pinned_folder(name, accept_terms)

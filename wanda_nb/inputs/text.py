@@ -53,7 +53,7 @@ def published_windows(tokenizer, source="hub:c4", samples: int = 128, length: in
     .jsonl, also .gz; .parquet).
     bos: how windows begin, see ``wanda_nb.inputs.text``; None is as published, except for families that need BOS.
     Raises ValueError if no document is long enough.
-    Introduced in notebook 09; section 4 of the paper.
+    Introduced in notebook 10; section 4 of the paper.
     """
     _positive(samples=samples, length=length)
     prefix, body = _beginning(tokenizer, bos, length)
@@ -81,7 +81,7 @@ def training_tokens(tokenizer, source="c4", windows: int | None = None, length: 
     overlap. source: see ``documents``. windows: how many, by default all. bos: how windows begin, see
     ``wanda_nb.inputs.text``.
     Raises ValueError if there is too little text.
-    Introduced in notebook 07, "LoRA with peft".
+    Introduced in notebook 08, "LoRA with peft".
     """
     _positive(length=length, windows=1 if windows is None else windows)
     prefix, body = _beginning(tokenizer, bos, length)

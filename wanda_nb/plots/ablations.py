@@ -1,4 +1,4 @@
-"""Figures of notebook 08: which choices matter."""
+"""Figures of notebook 09: which choices matter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def score_by_group(measured, published, lowest=None, highest=None):
 
     measured, published: DataFrames of perplexity, a row a score, a column a comparison group; NaN: not known. Each has
     its own (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a
-    score's groups whose ranges overlap with its best are bold too. Used in notebook 08, "Which scores may compete?".
+    score's groups whose ranges overlap with its best are bold too. Used in notebook 09, "Which scores may compete?".
     """
     from matplotlib.colors import LogNorm
 
@@ -46,7 +46,7 @@ def norm_power(layer_errors, perplexities):
     """The scores |W| · norm^p: error of single layers (left) and perplexity of the whole model (right) against p.
 
     layer_errors: DataFrame of relative errors on held-out tokens, a row a power, a column a layer. perplexities:
-    Series {power: perplexity}. Used in notebook 08, "Your own score".
+    Series {power: perplexity}. Used in notebook 09, "Your own score".
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
     colors = (COLORS["wanda"], COLORS["2:4"], COLORS["sparsegpt"])
@@ -73,7 +73,7 @@ def norm_power(layer_errors, perplexities):
 def leaderboard(differences):
     """Paired differences in loss to a reference, best first: {name: (windows,) nats a token}; less than 0 is better.
 
-    Dots are windows, the diamond is their mean with two standard errors. Used in notebook 08, "Your own score".
+    Dots are windows, the diamond is their mean with two standard errors. Used in notebook 09, "Your own score".
     """
     ranked = sorted(differences.items(), key=lambda item: float(item[1].mean()))
     figure, axes = plt.subplots(figsize=(7, 0.75 + 0.55 * len(ranked)))
@@ -96,7 +96,7 @@ def perplexity_by_sparsity(rows, dense: float):
 
     Where a method has several seeds, the line is their median and the band goes from the lowest to the highest. Right:
     the single draws of Wanda and SparseGPT at 50% and 60%, over Wanda's median; a pale bar is their range.
-    dense: the perplexity of the unpruned model. Used in notebook 08, "How much can go?".
+    dense: the perplexity of the unpruned model. Used in notebook 09, "How much can go?".
     """
     figure, (axes, close) = plt.subplots(1, 2, figsize=(7, 4.2), width_ratios=[2.2, 1])
     for method, runs in rows.groupby("method", sort=False):
@@ -137,7 +137,7 @@ def calibration_curves(rows):
     """Perplexity against the number of calibration windows: a DataFrame with source, samples, seed and perplexity.
 
     Dots are single draws, the line joins their medians, the pale bar goes from the lowest to the highest.
-    Used in notebook 08, "How much text, and which?".
+    Used in notebook 09, "How much text, and which?".
     """
     figure, axes = plt.subplots(figsize=(7, 3.9))
     looks = {"c4": (COLORS["wanda"], "o", 0.93), "wikipedia": (COLORS["2:4"], "s", 1.07)}
@@ -166,7 +166,7 @@ def perplexity_by_windows(rows):
     rows: DataFrame, a row a draw, with method (such as "wanda + least squares"), pattern, samples (0: reads no text),
     length, text, value, low and high. Lines join the medians. A single draw has the interval from its windows as a bar;
     several are dots. What lies far above the lines is named, not drawn.
-    Used in notebook 09, "How much text does each method need?".
+    Used in notebook 10, "How much text does each method need?".
     """
     patterns, texts = (list(dict.fromkeys(rows[column])) for column in ("pattern", "text"))
     shape = {"figsize": (7, 1.3 + 2.7 * len(patterns)), "sharex": True, "sharey": "row", "squeeze": False}

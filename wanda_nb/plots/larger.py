@@ -1,4 +1,4 @@
-"""Figures of notebook 10: a model that is pruned from disk to disk."""
+"""Figures of notebook 11: a model that is pruned from disk to disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .look import COLORS
 def pipeline(blocks: int = 4):
     """Which thread has which block at a time, as a drawing: needs no data.
 
-    Used in notebook 10, "Where the blocks wait".
+    Used in notebook 11, "Where the blocks wait".
     """
     figure, axes = plt.subplots(figsize=(7, 2.6))
     lanes = {"reads": ("#e8e3f6", 0), "computes": ("#cfe6ea", 1), "writes": ("#fbeed9", 2)}
@@ -30,7 +30,7 @@ def pipeline(blocks: int = 4):
 def streamed_memory(checkpoint: float, predicted: float, measured: float):
     """The size of a checkpoint beside the memory that pruning it took, in bytes.
 
-    Used in notebook 10, "A 7B model in little memory".
+    Used in notebook 11, "A 7B model in little memory".
     """
     figure, axes = plt.subplots(figsize=(7, 2.2))
     sizes = {"the checkpoint": checkpoint, "memory, predicted": predicted, "memory, measured": measured}

@@ -156,7 +156,7 @@ def by_kind(readings: list[dict]) -> list[dict]:
 def phase_seconds(seconds: dict, predicted: dict):
     """Where the time of a run goes: {phase: seconds}, as in a Report, as bars; those predicted as ticks.
 
-    Used in notebook 03, "Predicted against measured", and notebook 10, "A 7B model in little memory".
+    Used in notebook 03, "Predicted against measured", and notebook 11, "A 7B model in little memory".
     """
     figure, axes = plt.subplots(figsize=(7, 0.9 + 0.4 * len(seconds)))
     colors = {"capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}

@@ -1,4 +1,4 @@
-"""Figures of notebook 09: published beside ours."""
+"""Figures of notebook 10: published beside ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def published_ratios(table):
     """Perplexity over that of the dense model at 50%, by size: a column a family, magnitude above, on a coarser scale.
 
     table: DataFrame with model, size, method, context, ratio and grade, which is the marker. A line joins neighbouring
-    sizes at one context; what is missing stays empty. Used in notebook 09, "What was published".
+    sizes at one context; what is missing stays empty. Used in notebook 10, "What was published".
     """
     families = sorted(table["model"].unique())
     sizes = {family: sorted(table.loc[table["model"] == family, "size"].unique(), key=_billions) for family in families}
@@ -66,7 +66,7 @@ def published_ratios(table):
 def published_accuracy(table):
     """Published accuracy by size, dense and after pruning to 50%: DataFrame with size, method, accuracy and grade.
 
-    Used in notebook 09, "Does a larger model lose less?".
+    Used in notebook 10, "Does a larger model lose less?".
     """
     sizes = sorted(table["size"].unique(), key=_billions)
     figure, axes = plt.subplots(figsize=(7, 3.6))
@@ -94,7 +94,7 @@ def published_beside_ours(published, ours):
     """Perplexity over that of the dense model, a row a pattern and method: published models and ours.
 
     published: DataFrame with pattern, method, name and ratio. ours: with pattern, method, ratio, low and high.
-    Used in notebook 09, "What we measured".
+    Used in notebook 10, "What we measured".
     """
     patterns = [pattern for pattern in ("50%", "4:8", "2:4") if pattern in set(published["pattern"])]
     rows = [(pattern, method) for pattern in patterns for method in ("sparsegpt", "wanda", "magnitude")]
@@ -132,7 +132,7 @@ def published_beside_ours(published, ours):
 def moved_by(table, tolerance: float):
     """What one change does to a number, as a factor, beside the band that still counts as reproduced.
 
-    table: DataFrame with change, factor and grade. Used in notebook 09, "What counts as reproduced?".
+    table: DataFrame with change, factor and grade. Used in notebook 10, "What counts as reproduced?".
     """
     figure, axes = plt.subplots(figsize=(7, 1.3 + 0.42 * len(table)))
     axes.axvspan(1 / (1 + tolerance), 1 + tolerance, color=COLORS["wanda"], alpha=0.2, linewidth=0)

@@ -1,4 +1,4 @@
-"""Figures of notebook 07: what training wins back."""
+"""Figures of notebook 08: what training wins back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def recovery_curves(runs: dict):
     """Held-out text during training: perplexity, and what was gained since the start: {name: (steps, perplexities)}.
 
     Names tell what was trained ("wanda …" or "dense …") and how ("… LoRA" solid, "… masked" dashed, "… fast" dotted).
-    Used in notebook 07, "Is it recovery, or only new text?", "What does it cost?" and "Ten times the rate".
+    Used in notebook 08, "Is it recovery, or only new text?", "What does it cost?" and "Ten times the rate".
     """
     figure, (whole, close) = plt.subplots(1, 2, figsize=(7, 4))
     for name, (steps, perplexities) in runs.items():
@@ -39,7 +39,7 @@ def recovery_curves(runs: dict):
 def merged_corners(weights: dict, size: int = 40):
     """The upper left corner of a layer before and after merging: {title: W (out, in)}; a zero is red.
 
-    Used in notebook 07, "Merging without losing the zeros".
+    Used in notebook 08, "Merging without losing the zeros".
     """
     from matplotlib.colors import ListedColormap
 
@@ -61,7 +61,7 @@ def merged_corners(weights: dict, size: int = 40):
 def lost_shares(table):
     """What a merge under the mask throws away: a DataFrame with layer, "lost" and "lost, weighted by loudness".
 
-    Used in notebook 07, "Merging without losing the zeros".
+    Used in notebook 08, "Merging without losing the zeros".
     """
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
     looks = {"lost": ("o", COLORS["magnitude"]), "lost, weighted by loudness": ("D", COLORS["wanda"])}

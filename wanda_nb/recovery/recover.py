@@ -86,7 +86,7 @@ def recover(
     Raises ValueError, before any work, for arguments that make no sense, targets that match no layer, masked training
     of 16-bit weights, which loses most steps to rounding, several processes on mps, a folder of another model, text or
     settings, and a damaged checkpoint, of which no code is run.
-    Introduced in notebook 07, "LoRA with peft"; section 5 of the paper, on fine-tuning.
+    Introduced in notebook 08, "LoRA with peft"; section 5 of the paper, on fine-tuning.
     """
     from . import training  # imports the Trainer, which only training needs
 

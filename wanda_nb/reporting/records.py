@@ -23,7 +23,7 @@ def published(name: str) -> pd.DataFrame:
 
     grade: A, the authors' own words or repository; B, another research repository; C, secondary notes. Unknown values
     are missing. Raises FileNotFoundError for any other name.
-    Introduced in notebook 09, "What was published".
+    Introduced in notebook 10, "What was published".
     """
     counts = {"context": "Int64", "samples": "Int64"}
     return pd.read_csv(recorded(f"paper/{name}.csv"), dtype=counts)
