@@ -1,4 +1,4 @@
-"""Notebook 06: seven tasks, right or wrong for every item, so that models can be compared on the same ones."""
+"""Notebook 07: seven tasks, right or wrong for every item, so that models can be compared on the same ones."""
 
 from __future__ import annotations
 

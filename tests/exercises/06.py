@@ -73,42 +73,6 @@ def overflows(logits, tokens):
     return float((-p[:, :-1].gather(2, tokens[:, 1:, None]).log().mean()).exp())
 
 
-def audit():
-    return {"A", "C", "E", "G", "H"}
-
-
-def as_list():
-    return ["h", "g", "e", "c", "a"]
-
-
-def as_text():
-    return "ACEGH"
-
-
-def nothing():
-    return set()
-
-
-def all_of_them():
-    return set("ABCDEFGH")
-
-
-def too_lenient():
-    return {"A", "C", "G", "H"}
-
-
-def too_strict():
-    return {"A", "C", "D", "E", "G", "H"}
-
-
-def no_such_line():
-    return {"A", "K"}
-
-
-def one_number():
-    return 5
-
-
 def by_index(differences, draws, generator):
     n = len(differences)
     means = differences[torch.randint(n, (draws, n), generator=generator)].mean(dim=1)
@@ -172,10 +136,6 @@ def deviations(differences, draws, generator):
     return float(differences.mean() - 2 * differences.std()), float(differences.mean() + 2 * differences.std())
 
 
-def one_deviation(differences, draws, generator):
-    return float(differences.mean() - differences.std()), float(differences.mean() + differences.std())
-
-
 def by_formula(differences, draws, generator):
     error = differences.std() / len(differences) ** 0.5
     return float(differences.mean() - 1.96 * error), float(differences.mean() + 1.96 * error)
@@ -203,6 +163,41 @@ def own_draws(differences, draws, generator):
     return by_index(differences, 5000, generator)
 
 
+def losses(gap=0.01, n=8, spread=1.0):
+    a = 3 + spread * torch.arange(float(n)).sin()
+    return a, a + gap
+
+
+def as_arrays():
+    a, b = losses(n=100)
+    return [a.numpy(), b.numpy().astype(np.float64)]
+
+
+def paired(interval):
+    return lambda a, b, draws, generator: interval(b - a, draws, generator)
+
+
+def of_both(a, b, draws, generator):  # the same windows, drawn once, and each mean by itself
+    picked = torch.randint(len(a), (draws, len(a)), generator=generator)
+    return ends(b[picked].mean(dim=1) - a[picked].mean(dim=1))
+
+
+def apart(a, b, draws, generator, low=0.025, high=0.975):
+    n = len(a)
+    of_a = a[torch.randint(n, (draws, n), generator=generator)].mean(dim=1)
+    of_b = b[torch.randint(n, (draws, n), generator=generator)].mean(dim=1)
+    return ends(of_b - of_a, low, high)
+
+
+def other_sign(a, b, draws, generator):
+    return by_index(a - b, draws, generator)
+
+
+def check_bootstrap(answer, graded=False):  # what is not given is right
+    mended, evidence = answer if isinstance(answer, tuple) else (answer, losses)
+    checks.bootstrap(mended, evidence, graded=graded)
+
+
 EXERCISES = {
     "ex06a": {
         "check": checks.perplexity_from_logits,
@@ -222,35 +217,29 @@ EXERCISES = {
         ],
     },
     "ex06b": {
-        "check": checks.bootstrap,
-        "right": [by_index, by_loop, with_numpy, by_counts],
+        "check": check_bootstrap,
+        "right": [*map(paired, (by_index, by_loop, with_numpy, by_counts)), of_both, (of_both, as_arrays)],
         "wrong": [
-            (permuted, "no width"),
-            (single, "single values"),
-            (ninety, "a 90% interval"),
-            (half, "half as many"),
-            (five, "times as wide"),
-            (too_many, "times as wide"),
-            (deviations, "two standard deviations"),
-            (one_deviation, "one standard deviation"),
-            (by_formula, "a formula"),
-            (packaged, "widened for few items"),
-            (per_cent, "both ends are below the mean"),
-            (swapped, "swapped"),
-            (own_luck, "from generator"),
-            (own_draws, "Do you use draws"),
-        ],
-    },
-    "ex06c": {
-        "check": checks.unfair,
-        "right": [audit, as_list, as_text],
-        "wrong": [
-            (nothing, "A is missing: windows of another length"),
-            (all_of_them, "B is fair"),
-            (too_lenient, "E is missing: 20 items"),
-            (too_strict, "D is fair: both read the same windows"),
-            (no_such_line, "'K' is no line"),
-            (one_number, "expected a set"),
+            (checks.reported_interval, "neither fault"),
+            (apart, "other windows for a than for b"),
+            (paired(ninety), "a 90% interval"),
+            (other_sign, "The difference is b - a"),
+            (paired(swapped), "swapped"),
+            (paired(permuted), "no width"),
+            (paired(single), "single values"),
+            (paired(half), "half as many"),
+            (paired(five), "times as wide"),
+            (paired(too_many), "times as wide"),
+            (paired(deviations), "two standard deviations"),
+            (paired(by_formula), "a formula"),
+            (paired(packaged), "widened for few items"),
+            (paired(per_cent), "both ends are below the mean"),
+            (paired(own_luck), "from generator"),
+            (paired(own_draws), "Do you use draws"),
+            ((of_both, lambda: losses(gap=0)), "higher than a on 0 of 8 windows"),
+            ((of_both, lambda: losses(spread=0.001)), "without 0, and that is no fault"),
+            ((of_both, lambda: losses(n=7)), "n 8 or more"),
+            ((of_both, lambda: losses()[0]), "expected a pair"),
         ],
     },
 }

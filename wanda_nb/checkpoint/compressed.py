@@ -29,7 +29,7 @@ def save_compressed(model: nn.Module, path) -> int:
     A pruned weight (out, in) is stored as one bit for each element, 1 where it is kept, and the kept values in order; a
     tensor that would not shrink is stored as it is. All bit patterns survive, -0.0 too. Tied weights are stored once.
     The file appears complete or not at all. Raises ValueError for weights on the meta device.
-    Introduced in notebook 06, "Save and share".
+    Introduced in notebook 07, "Save and share".
     """
     tensors: dict[str, torch.Tensor] = {}
     seen, storages = set(), set()
@@ -59,7 +59,7 @@ def load_compressed(model: nn.Module, path) -> nn.Module:
     model: of the same architecture, such as ``AutoModelForCausalLM.from_config(config, dtype=...)``, in memory or, all
     but its buffers, on the meta device. Raises ValueError, before the model changes, for a file of another kind or a
     damaged one, and for weights that are missing, unknown, or of another shape or dtype than the model's.
-    Introduced in notebook 06, "Save and share".
+    Introduced in notebook 07, "Save and share".
     """
     own = model.state_dict(keep_vars=True)
     if unfilled := [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in own]:

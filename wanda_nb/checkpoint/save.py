@@ -20,7 +20,7 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
     measured: results such as ``perplexity=32.4``. All of it goes into the card (README.md) and pruning.json.
     The folder appears complete or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
     zeros than the report says, as after a dense merge; FileExistsError if the folder is not empty.
-    Introduced in notebook 06, "Save and share".
+    Introduced in notebook 07, "Save and share".
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -3,13 +3,14 @@
 from .ablations import clear_winner, my_score
 from .activations import masked_norm, outliers, streaming_norm
 from .cost import loop_seconds, visited_gpu_bytes
-from .evaluation import bootstrap, perplexity_from_logits, unfair
+from .evaluation import bootstrap, perplexity_from_logits, reported_interval
 from .larger import norm_of_all, prune_folder, seconds_left
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share, merge_under_mask
 from .scores import disagree, my_wanda_score, row_mask
+from .tasks import unfair
 from .updates import best_weights, conjugate_gradients, damped
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "prune_blocks",
     "prune_folder",
     "published_starts",
+    "reported_interval",
     "reproduced",
     "row_mask",
     "seconds_left",

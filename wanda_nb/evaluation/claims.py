@@ -16,7 +16,7 @@ BAND = 0.02  # a factor in perplexity that still counts as the same number: note
 FAR = 2  # magnitude is "far" behind with this factor in perplexity or more
 BROKEN = 2  # a model is broken beyond this factor of its dense perplexity: notebook 09, "How much can go?"
 MINUTE = 60  # seconds
-LOOKED_AT = 200  # items of each task that notebook 06 saw before it named its test; claim 2 is judged on the others
+LOOKED_AT = 200  # items of each task that notebook 07 saw before it named its test; claim 2 is judged on the others
 PATTERNS = ("50%", "4:8", "2:4")
 SMOL, GEMMA, SHAPE = "SmolLM2-135M", "Gemma 3 270M", "LLaMA-7B's shape"
 WIKITEXT = {SMOL: ("wikitext", None), GEMMA: ("second", "wikitext")}  # the records on WikiText-2, and where losses lie
@@ -131,7 +131,7 @@ def usable(rows: Rows) -> list[Tested]:
 
 
 def far_ahead(rows: Rows) -> list[Tested]:
-    """2: magnitude over Wanda, and accuracy on the items that notebook 06 had not seen when it named its test."""
+    """2: magnitude over Wanda, and accuracy on the items that notebook 07 had not seen when it named its test."""
     items = {row["row"]: row["items"] for row in rows("thousand")}
     asked = [_accuracy(items, "magnitude 50%", "wanda 50%", tasks, LOOKED_AT) for tasks in (PAPER_TASKS, NOT_BOOLQ)]
     found = []

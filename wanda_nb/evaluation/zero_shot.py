@@ -79,7 +79,7 @@ def zero_shot(
     for the others). batch_size: prompts at a time. kept: a file that stores the answers as they come; after a kill, the
     same call goes on from it, and a power cut costs one batch. Raises ValueError, before anything is asked, for an
     unknown task, a limit below 2, and a file that holds anything but answers of this model, which is not changed.
-    Introduced in notebook 06, "Seven tasks"; section 4 of the paper, on zero-shot performance.
+    Introduced in notebook 07, "Seven tasks"; section 4 of the paper, on zero-shot performance.
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 2):
         raise ValueError(f"limit={limit!r}: expected None, or a whole number of items of each task, at least 2.")

@@ -27,7 +27,7 @@ def load_tasks(names, source: str = "pinned") -> dict[str, dict]:
 
     source: ``"pinned"`` needs no hub and knows the paper's seven, ``lambada_openai`` and ``mmlu``; ``"hub"`` knows all
     that lm-eval does. Raises ValueError for an unknown name, DownloadError if the items cannot be downloaded,
-    ImportError without lm-eval. Introduced in notebook 06, "Seven tasks".
+    ImportError without lm-eval. Introduced in notebook 07, "Seven tasks".
     """
     names = [names] if isinstance(names, str) else list(names)
     if source not in ("pinned", "hub"):

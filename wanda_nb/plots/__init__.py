@@ -9,7 +9,7 @@ from .ablations import (
     score_by_group,
 )
 from .activations import channel_norms, loudness_by_depth, massive_activations, outlier_channels, weights_and_norms
-from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals, task_accuracies
+from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals
 from .explorer import Explorer, explored
 from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
@@ -20,6 +20,7 @@ from .quickstart import perplexity_bars, perplexity_sweep, removed_weights
 from .recovery import lost_shares, merged_corners, recovery_curves
 from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
 from .slider import Slider
+from .tasks import accuracy_differences, task_accuracies
 from .updates import correlations, error_by_steps, error_valley, update_against_tokens, updates_of_masks
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RESIDENTS",
     "Explorer",
     "Slider",
+    "accuracy_differences",
     "block_loop",
     "by_kind",
     "bytes_by_sparsity",

@@ -89,38 +89,11 @@ def pairing(losses: dict, intervals: dict, difference):
     return figure
 
 
-def task_accuracies(tables: dict):
-    """Accuracy with about 95% intervals, a row a task: {model: the table of a ZeroShot}; chance is marked.
-
-    Used in notebook 06, "Seven tasks".
-    """
-    tasks = list(next(iter(tables.values())).index)
-    figure, axes = plt.subplots(figsize=(7, 4.6))
-    for place, (model, table) in enumerate(tables.items()):
-        color = next((c for name, c in COLORS.items() if name in model), COLORS["sparsegpt"])
-        rows = [row + 0.22 * (place - (len(tables) - 1) / 2) for row in range(len(tasks))]
-        axes.errorbar(
-            table["acc"], rows, xerr=2 * table["acc ±"], fmt="o", color=color, markersize=6, capsize=3, label=model
-        )
-    chance = next(iter(tables.values()))["chance"]
-    lines = range(len(tasks))
-    axes.vlines(
-        chance, [r - 0.42 for r in lines], [r + 0.42 for r in lines], color="#222222", linewidth=2, label="chance"
-    )
-    for line in lines[1:]:
-        axes.axhline(line - 0.5, color="#e3e8ea", linewidth=1, zorder=0)
-    axes.set(yticks=lines, yticklabels=tasks, ylim=(len(tasks) - 0.5, -0.5))
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("accuracy in per cent (bar: ± 2 standard errors)")
-    figure.suptitle("Where is a model better than chance, or than another?", fontsize=13)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4, columnspacing=1.2, handletextpad=0.3)
-    return figure
-
-
 def pattern_perplexities(table, dense):
     """Perplexity with its interval, by pattern and method: a DataFrame with method, pattern, value, low and high.
 
-    dense: (value, low, high) of the unpruned model. Draws the rows there are, for notebook 06 and its WikiText-2.
+    dense: (value, low, high) of the unpruned model. Draws the rows there are. Used in notebook 06,
+    "All of WikiText-2".
     """
     patterns = list(dict.fromkeys(table["pattern"]))
     methods = [method for method in ("magnitude", "wanda", "sparsegpt") if method in set(table["method"])]
