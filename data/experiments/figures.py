@@ -22,7 +22,12 @@ def figures(folder: Path) -> None:
         rows = {row["row"]: row for row in wn.measured(name)["rows"]}
         dense = wn.perplexity_interval(rows.pop("dense")["losses"])
         table = [
-            {**row, "method": way(row), "pattern": row.get("pattern") or "50%", **wn.perplexity_interval(row["losses"])._asdict()}
+            {
+                **row,
+                "method": way(row),
+                "pattern": row.get("pattern") or "50%",
+                **wn.perplexity_interval(row["losses"])._asdict(),
+            }
             for row in rows.values()
         ]
         draw(pd.DataFrame(table), dense).savefig(folder / f"{name}.png", dpi=150)
