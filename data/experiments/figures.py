@@ -9,7 +9,7 @@ import pandas as pd
 
 import wanda_nb as wn
 from wanda_nb import plots
-from wanda_nb.evaluation.claims import ORDER, by_draw
+from wanda_nb.evaluation.claims import ORDER, by_draw, way
 
 NORMS = ("sequential", "dense norms")
 
@@ -22,7 +22,12 @@ def figures(folder: Path) -> None:
         rows = {row["row"]: row for row in wn.measured(name)["rows"]}
         dense = wn.perplexity_interval(rows.pop("dense")["losses"])
         table = [
-            {**row, "pattern": row.get("pattern") or "50%", **wn.perplexity_interval(row["losses"])._asdict()}
+            {
+                **row,
+                "method": way(row),
+                "pattern": row.get("pattern") or "50%",
+                **wn.perplexity_interval(row["losses"])._asdict(),
+            }
             for row in rows.values()
         ]
         draw(pd.DataFrame(table), dense).savefig(folder / f"{name}.png", dpi=150)
@@ -36,9 +41,9 @@ def for_readme(record: dict) -> str:
     cells = {}
     for row in record["rows"]:
         found = wn.perplexity_interval(row["losses"])
-        cells[row["method"], row["pattern"]] = f"{found.value:,.1f} ({found.low:,.1f}–{found.high:,.1f})"
-    lines = [f"| dense: {cells[None, None]} | 50% | 4:8 | 2:4 |", "|---|---|---|---|"]
-    for method in ("magnitude", "wanda", "sparsegpt"):
+        cells[way(row), row["pattern"]] = f"{found.value:,.1f} ({found.low:,.1f}–{found.high:,.1f})"
+    lines = [f"| dense: {cells['dense', None]} | 50% | 4:8 | 2:4 |", "|---|---|---|---|"]
+    for method in ("magnitude", "wanda", "sparsegpt", "wanda + least squares"):
         lines.append(f"| {method} | " + " | ".join(cells.get((method, p), "") for p in (None, "4:8", "2:4")) + " |")
     return "\n".join(lines)
 

@@ -149,15 +149,21 @@ def answers(right: dict[str, list[float]], count: int = 300) -> list[dict]:
 
 
 def test_far_ahead_needs_perplexity_and_accuracy_with_and_without_boolq():
-    def at(factor, wanda=(0.5, 0.6, 0.6)):
-        thousand = answers({"magnitude": [0.5, 0.5, 0.5], "wanda": list(wanda)})
-        return judged(2, {"wikitext": ways({"wanda": 1, "magnitude": factor}), "thousand": thousand})[0]
+    def at(factor, wanda=(0.5, 0.6, 0.6), on_a_cpu=None):
+        records = {"wikitext": ways({"wanda": 1, "magnitude": factor})}
+        for name, right in (("thousand", wanda), ("thousand_cpu", on_a_cpu)):
+            if right:
+                records[name] = answers({"magnitude": [0.5, 0.5, 0.5], "wanda": list(right)})
+        return judged(2, records)[0]
 
     assert FAR == 2
     assert at(1.01 * FAR) == "reproduced"
     assert at(0.99 * FAR) == "reproduced in part"  # accuracy alone
     assert at(1.01 * FAR, (0.9, 0.5, 0.6)) == "reproduced in part"  # neither BoolQ nor items already seen will do
     assert at(0.99 * FAR, (0.9, 0.5, 0.4)) == "not reproduced"
+    assert at(1.01 * FAR, on_a_cpu=(0.5, 0.6, 0.6)) == "reproduced"
+    assert at(1.01 * FAR, on_a_cpu=(0.5, 0.5, 0.5)) == "reproduced in part"  # in one of two runs
+    assert at(1.01 * FAR, None) == "reproduced in part"  # no answers at all
     assert "accuracy +10.0" in judged(2, {"thousand": answers({"magnitude": [0, 0.5, 0.5], "wanda": [0, 0.6, 0.6]})})[1]
 
 

@@ -29,6 +29,16 @@ def test_the_readmes_tables_are_made_from_the_files():
     assert order_for_readme() in README
 
 
+def test_the_readmes_table_tells_an_updated_mask_from_a_bare_one():
+    rows = [
+        {"method": None, "pattern": None, "losses": [1.0] * 8},
+        {"method": "wanda", "pattern": None, "losses": [2.0] * 8},
+        {"method": "wanda", "update": "least-squares", "pattern": None, "losses": [3.0] * 8},
+    ]
+    lines = for_readme({"rows": rows}).splitlines()
+    assert "| wanda | 7.4 (7.4–7.4) |" in lines[3] and "| wanda + least squares | 20.1 (20.1–20.1) |" in lines[5]
+
+
 def test_every_file_of_results_is_described():
     described = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     for path in (*RESULTS, NORMS, *(ROOT / "data" / "paper").glob("*.csv")):

@@ -4,6 +4,7 @@ from .ablations import clear_winner, my_score
 from .activations import masked_norm, outliers, streaming_norm
 from .cost import loop_seconds, visited_gpu_bytes
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
+from .guess import compare
 from .larger import norm_of_all, prune_folder, seconds_left
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
@@ -17,6 +18,7 @@ __all__ = [
     "best_weights",
     "bootstrap",
     "clear_winner",
+    "compare",
     "conjugate_gradients",
     "damped",
     "disagree",

@@ -9,6 +9,7 @@ from .ablations import (
     score_by_group,
 )
 from .activations import channel_norms, loudness_by_depth, massive_activations, outlier_channels, weights_and_norms
+from .block import llama_block
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals
 from .explorer import Explorer, explored
 from .larger import pipeline, streamed_memory
@@ -44,6 +45,7 @@ __all__ = [
     "groups_of_four",
     "input_drift",
     "leaderboard",
+    "llama_block",
     "lost_shares",
     "loudness_by_depth",
     "masks_side_by_side",

@@ -96,16 +96,19 @@ def pattern_perplexities(table, dense):
     "All of WikiText-2".
     """
     patterns = list(dict.fromkeys(table["pattern"]))
-    methods = [method for method in ("magnitude", "wanda", "sparsegpt") if method in set(table["method"])]
-    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.75 * max(1, len(patterns))))
+    known = ("magnitude", "wanda", "sparsegpt", "wanda + least squares")
+    methods = [method for method in known if method in set(table["method"])]
+    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.85 * max(1, len(patterns))))
     for place, method in enumerate(methods):
         rows = table[table["method"] == method]
-        y = [patterns.index(pattern) + 0.24 * (place - 1) for pattern in rows["pattern"]]
+        y = [patterns.index(pattern) + 0.21 * (place - (len(methods) - 1) / 2) for pattern in rows["pattern"]]
         errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-        axes.errorbar(rows["value"], y, xerr=errors, fmt="o", color=COLORS[method], capsize=4, label=method)
+        name, _, update = method.partition(" + ")
+        marker = {"fmt": "D" if update else "o", "markerfacecolor": "white" if update else COLORS[name]}
+        axes.errorbar(rows["value"], y, xerr=errors, color=COLORS[name], capsize=4, label=method, **marker)
         for value, high, at in zip(rows["value"], rows["high"], y, strict=True):
             text = f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-            axes.text(high * 1.06, at, text, va="center", color=COLORS[method], fontsize=11)
+            axes.text(high * 1.06, at, text, va="center", color=COLORS[name], fontsize=11)
     axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
     axes.axvline(dense[0], color=COLORS["dense"], linestyle="--", label=f"dense: {dense[0]:.3g}")
     axes.set_xscale("log")
