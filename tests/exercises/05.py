@@ -38,70 +38,107 @@ def by_the_trace(H, share):
     return H + share * torch.trace(H) * torch.eye(len(H))
 
 
-def by_normal_equations(w, mask, X):
-    kept = (~mask).nonzero()[:, 0]
-    H = X.T @ X
-    new = torch.zeros_like(w)
-    new[kept] = torch.linalg.solve(H[kept][:, kept], H[kept] @ w)
-    return new
+def row_by_row_of_u(W, U, mask):
+    for j in range(len(U)):
+        error = torch.where(mask[:, j], W[:, j], 0) / U[j, j]
+        W[:, j:] -= error[:, None] * U[j, j:]
+    return W
 
 
-def best_in_numpy(w, mask, X):
-    w, kept, X = w.numpy().copy(), ~mask.numpy(), X.numpy()
-    w[kept] = np.linalg.lstsq(X[:, kept], X @ w, rcond=None)[0]
-    w[~kept] = 0
-    return w
+def in_numpy(W, U, mask):
+    W, U, mask = W.numpy(), U.numpy(), mask.numpy()
+    for row, gone in zip(W, mask, strict=True):
+        for q in np.flatnonzero(gone):
+            row -= row[q] / U[q, q] * U[q]
+            row[q] = 0
+    return W
 
 
-def with_multipliers(w, mask, X):
-    """OBS for several weights at once."""
-    inverse = torch.linalg.inv(X.T @ X)
-    q = mask.nonzero()[:, 0]
-    if len(q) == 0:
-        return w
-    delta = -inverse[:, q] @ torch.linalg.solve(inverse[q][:, q], w[q])
-    return (w + delta).masked_fill(mask, 0)
+def eliminated(W, U, mask):
+    """The inverse of the free columns by taking one column after another out of that of all."""
+    rest = U.T @ U
+    for j in range(len(U)):
+        W[:, j:] -= (W[:, j] * mask[:, j] / rest[0, 0])[:, None] * rest[0]
+        rest = (rest - torch.outer(rest[:, 0], rest[0]) / rest[0, 0])[1:, 1:]
+    return W.masked_fill(mask, 0)
 
 
-def only_removed(w, mask, X):
-    w[mask] = 0
-    return w
+def inverted_each_time(W, U, mask):
+    H = torch.cholesky_inverse(U, upper=True)
+    for j in range(len(U)):
+        rest = torch.linalg.inv(H[j:, j:])
+        W[:, j:] -= torch.outer(W[:, j] * mask[:, j], rest[0]) / rest[0, 0]
+    return W
 
 
-def to_the_pruned_output(w, mask, X):
-    new = torch.zeros_like(w)
-    new[~mask] = torch.linalg.lstsq(X[:, ~mask], X @ torch.where(mask, 0, w)).solution
-    return new
+def only_removed(W, U, mask):
+    return W * ~mask
 
 
-def all_channels(w, mask, X):
-    return torch.linalg.lstsq(X, X @ w).solution
+def zeroed_first(W, U, mask):
+    return row_by_row_of_u(W.masked_fill(mask, 0), U, mask)
 
 
-def upside_down(w, mask, X):
-    return by_normal_equations(w, ~mask, X)
+def by_moves(W, U, mask, move, order=range, sign=1):
+    for j in order(len(U)):
+        W = W - sign * (W[:, j] * mask[:, j])[:, None] * move(U, j)
+    return W.masked_fill(mask, 0)
 
 
-def one_after_the_other(w, mask, X):
-    inverse = torch.linalg.inv(X.T @ X)
-    delta = torch.zeros_like(w)
-    for q in mask.nonzero()[:, 0]:
-        delta -= w[q] / inverse[q, q] * inverse[:, q]
-    w += delta
-    w[mask] = 0
-    return w
+def settled_move(W, U, mask):
+    return by_moves(W, U, mask, lambda U, j: (U.T @ U)[j] / (U.T @ U)[j, j])
 
 
-def only_to_the_right(w, mask, X):
-    H = X.T @ X
-    for q in mask.nonzero()[:, 0].tolist():
-        rest = torch.linalg.inv(H[q:, q:])
-        w[q:] -= w[q] / rest[0, 0] * rest[0]
-    return w.masked_fill(mask, 0)
+def one_inverse(W, U, mask):
+    G = U.T @ U
+    for j in range(len(U)):
+        W[:, j:] -= torch.outer(mask[:, j] * W[:, j], G[j, j:]) / G[j, j]
+    W[mask] = 0
+    return W
 
 
-def only_the_move(w, mask, X):
-    return best_in_numpy(w, mask, X) - w.numpy()
+def divided_twice(W, U, mask):
+    return by_moves(W, U, mask, lambda U, j: U[j] / U[j, j] ** 2)
+
+
+def not_divided(W, U, mask):
+    return by_moves(W, U, mask, lambda U, j: U[j])
+
+
+def column_of_u(W, U, mask):
+    return by_moves(W, U, mask, lambda U, j: U[:, j] / U[j, j])
+
+
+def from_the_dense(W, U, mask):
+    return (W - (W * mask / U.diagonal()) @ U).masked_fill(mask, 0)
+
+
+def frozen(W, U, mask):
+    for j in range(len(U)):
+        W = W - (W[:, j] * mask[:, j] / U[j, j])[:, None] * U[j]
+        W[mask] = 0
+    return W
+
+
+def every_weight(W, U, mask):
+    return row_by_row_of_u(W, U, torch.ones_like(mask))
+
+
+def upside_down(W, U, mask):
+    return in_numpy(W, U, ~mask)
+
+
+def other_sign(W, U, mask):
+    return by_moves(W, U, mask, lambda U, j: U[j] / U[j, j], sign=-1)
+
+
+def right_to_left(W, U, mask):
+    return by_moves(W, U, mask, lambda U, j: U[j] / U[j, j], order=lambda n: reversed(range(n)))
+
+
+def least_squares(W, U, mask):
+    H = torch.cholesky_inverse(U, upper=True)
+    return torch.stack([dense_row(w, gone, H) for w, gone in zip(W, mask, strict=True)])
 
 
 def plain(W, H, mask, steps, *, residual=None):
@@ -255,16 +292,23 @@ EXERCISES = {
         ],
     },
     "ex05b": {
-        "check": checks.best_weights,
-        "right": [by_normal_equations, best_in_numpy, with_multipliers],
+        "check": checks.walk,
+        "right": [row_by_row_of_u, in_numpy, eliminated, inverted_each_time],
         "wrong": [
             (only_removed, "the kept weights did not move"),
-            (to_the_pruned_output, "the kept weights did not move"),
-            (all_channels, "nothing was removed"),
+            (zeroed_first, "the kept weights did not move"),
+            (settled_move, "and moved them"),
+            (one_inverse, "that of the free columns alone"),
+            (divided_twice, "One factor cancels"),
+            (not_divided, "you did not divide"),
+            (column_of_u, "Take row j"),
+            (from_the_dense, "by the dense weights"),
+            (frozen, "at once"),
+            (every_weight, "you removed every weight"),
             (upside_down, "upside down"),
-            (one_after_the_other, "moves of single removals"),
-            (only_to_the_right, "only weights to the right"),
-            (only_the_move, "Return the new weights"),
+            (other_sign, "the sign is wrong"),
+            (right_to_left, "walked from right to left"),
+            (least_squares, "this is least squares"),
         ],
     },
     "ex05c": {

@@ -12,10 +12,9 @@ from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share, merge_under_mask
 from .scores import disagree, my_wanda_score, row_mask
 from .tasks import unfair
-from .updates import best_weights, conjugate_gradients, damped
+from .updates import conjugate_gradients, damped, walk
 
 __all__ = [
-    "best_weights",
     "bootstrap",
     "clear_winner",
     "compare",
@@ -47,4 +46,5 @@ __all__ = [
     "two_four_bytes",
     "unfair",
     "visited_gpu_bytes",
+    "walk",
 ]

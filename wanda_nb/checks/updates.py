@@ -1,4 +1,4 @@
-"""Checks of notebook 05: damping, the best that the kept weights can do, and conjugate gradients for all rows."""
+"""Checks of notebook 05: damping, the walk by the rows of a triangle, and conjugate gradients for all rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..updates import inverse_factor, obs_prune
+from ..updates import inverse_factor
 from .core import done, judge
 
 
@@ -61,57 +61,94 @@ def damped(function, graded: bool = False) -> None:
     done("05.1", "the same λ on the whole diagonal, and nowhere else", graded)
 
 
-def _least_squares(w, mask, X, target=None):
-    new, kept = torch.zeros_like(w, dtype=torch.float64), X[:, ~mask].double()
-    new[~mask] = torch.linalg.lstsq(kept, X.double() @ w.double() if target is None else target.double()).solution
-    return new
+def _walk(W, U, mask, *, row=None, length=None, removed=None, carried=True, sign=1, frozen=False):
+    """The walk from left to right, every inverse computed; every keyword is a way to get it wrong."""
+    H = torch.linalg.inv(U.double().T @ U.double())
+    V, gone = W.double(), mask if removed is None else removed(mask)
+    start = V
+    for j in range(len(U)):
+        move = torch.zeros_like(H[0])
+        move[j:] = torch.linalg.inv(H[j:, j:])[0]
+        move = move if row is None else row(U.double(), j)
+        w = (V if carried else start)[:, j] * gone[:, j]
+        V = V - sign * (w / (move[j] if length is None else length(U.double(), j)))[:, None] * move
+        V = V.masked_fill(gone, 0) if frozen else V
+    return V.masked_fill(gone, 0)
 
 
-def _single_moves(w, mask, X):  # of all removed weights, as if each went alone
-    inverse = torch.linalg.inv(X.T @ X)
-    return w - inverse[:, mask] @ (w / inverse.diagonal())[mask]
+def _best(W, U, mask):
+    H = torch.linalg.inv(U.double().T @ U.double())
+    V = torch.zeros_like(W, dtype=torch.float64)
+    for row, gone in enumerate(mask):
+        V[row, ~gone] = torch.linalg.solve(H[~gone][:, ~gone], H[~gone] @ W[row].double())
+    return V
 
 
-def _walk(w, mask, X):
-    U, _ = inverse_factor(X.T @ X, damping=0.0)
-    return obs_prune(w[None], U.float(), mask=mask[None])[0]
+def _of_the_whole_inverse(U, j):
+    return (U.T @ U)[j]
 
 
-BEST_WEIGHTS = {
-    "the kept weights did not move, or were fitted to what they put out already. Fit them to the dense output X @ w.": (
-        lambda w, mask, X: w.masked_fill(mask, 0)
+WALK = {
+    "the kept weights did not move, or what was removed was 0 before its column moved the others.": (
+        lambda W, U, mask: W.masked_fill(mask, 0)
     ),
-    "nothing was removed. Where the mask is True, the weight must be 0.": lambda w, mask, X: w,
-    "the mask is upside down. True marks a weight that is removed.": (lambda w, mask, X: _least_squares(w, ~mask, X)),
-    "you added up the moves of single removals. The removed weights go together, so solve for all kept ones at once.": (
-        lambda w, mask, X: _single_moves(w, mask, X).masked_fill(mask, 0)
+    "you took row j of UᵀU, the inverse of all of H, in which settled columns are still free, and moved them.": (
+        lambda *given: _walk(*given, row=_of_the_whole_inverse)
     ),
-    "you added up the moves of single removals, and the removed weights are not 0.": _single_moves,
-    "this is SparseGPT's walk, in which only weights to the right answer. Let all kept weights answer.": _walk,
-    "you fitted the kept weights to what the removed ones put out. That is how far they move: add what they were.": (
-        lambda w, mask, X: _least_squares(w, mask, X, X[:, mask] @ w[mask])
+    "you took row j of UᵀU, the inverse of all of H. Column j needs that of the free columns alone.": (
+        lambda *given: _walk(*given, row=lambda U, j: _of_the_whole_inverse(U, j).where(torch.arange(len(U)) >= j, 0))
     ),
-    "this is how far the weights move. Return the new weights.": lambda w, mask, X: _least_squares(w, mask, X) - w,
+    "you divided by the square of U's diagonal. One factor cancels: the first row of the inverse has it too.": (
+        lambda *given: _walk(*given, row=lambda U, j: U[j], length=lambda U, j: U[j, j] ** 2)
+    ),
+    "you did not divide. The move must take all of w to 0.": (
+        lambda *given: _walk(*given, row=lambda U, j: U[j], length=lambda U, j: torch.ones_like(U[j, j]))
+    ),
+    "you took column j of U, which moves settled columns. Take row j.": (
+        lambda *given: _walk(*given, row=lambda U, j: U[:, j])
+    ),
+    "you moved by the dense weights, or walked from right to left. Take each weight as it is when its column comes.": (
+        lambda *given: _walk(*given, carried=False)
+    ),
+    "you set all removed weights to 0 at once. Until its column comes, each is still there, and moves.": (
+        lambda *given: _walk(*given, frozen=True)
+    ),
+    "you removed every weight. Where the mask is False, the weight stays, and moves nothing.": (
+        lambda *given: _walk(*given, removed=torch.ones_like)
+    ),
+    "the mask is upside down. True marks a weight that is removed.": (
+        lambda *given: _walk(*given, removed=torch.logical_not)
+    ),
+    "the sign is wrong: what a removed weight put out is added to the others, not taken from them.": (
+        lambda *given: _walk(*given, sign=-1)
+    ),
+    "this is least squares: settled weights moved again. In the walk, only those to the right make up.": _best,
 }
 
 
-def best_weights(function, graded: bool = False) -> None:
-    """Exercise 05.2: ``function(w, mask, X)`` -> (in,): the kept weights that come closest to X @ w, the others 0.
+def walk(function, graded: bool = False) -> None:
+    """Exercise 05.2: ``function(W, U, mask)`` -> (out, in): OBS from left to right, by the rows of a triangle.
 
-    w (in,), mask (in,) bool, True = removed, X (tokens, in) with more tokens than channels. graded: on more cases.
-    AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.2".
+    W (out, in), U (in, in), upper triangular, UᵀU the inverse Hessian, mask (out, in) bool, True = removed. graded: on
+    more cases. AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.2".
     """
     draw = torch.Generator().manual_seed(6 if graded else 5)
-    mask = torch.tensor([False, True, True, False, True, False])
-    cases = [(torch.tensor([2.0, 4]), torch.tensor([True, False]), torch.tensor([[2.0, 1], [2, 1], [1, 1], [1, 1]]))]
-    cases += [(torch.randn(6, generator=draw), mask, _related(40, 6, seed=6))]
+
+    def case(rows, channels, dtype=torch.float32):
+        U, _ = inverse_factor(_gram(10 * channels, channels, seed=channels, dtype=torch.float64), damping=0.0)
+        W = torch.randn(rows, channels, generator=draw, dtype=dtype)
+        mask = torch.rand(rows, channels, generator=draw) < 0.5
+        mask[0, :4] = torch.tensor([True, False, True, False])  # a removed weight that was moved, and settled ones
+        return W, U.to(dtype), mask
+
+    two = torch.tensor([[2.0, 4]]), torch.tensor([[1.0, -1.5], [0, 0.5]]), torch.tensor([[True, False]])
+    cases = [two, case(3, 6)]
     if graded:
-        w, half = torch.randn(20, generator=draw, dtype=torch.float64), torch.rand(20, generator=draw) < 0.5
-        cases += [(w, half, _related(90, 20, seed=7, dtype=torch.float64))]
-        cases += [(torch.randn(4, generator=draw), torch.arange(4) != one, _related(30, 4, seed=8)) for one in (0, 3)]
-        cases += [(torch.randn(5, generator=draw), torch.zeros(5, dtype=torch.bool), _related(30, 5, seed=9))]
-    judge(function, cases, _least_squares, BEST_WEIGHTS, tolerance=2e-3)
-    done("05.2", "the kept weights make up for all removed ones at once", graded)
+        W, U, mask = case(4, 12, torch.float64)
+        mask[1], mask[2] = False, True
+        cases += [(W, U, mask), case(1, 5)]
+    judge(function, cases, _walk, WALK, tolerance=1e-3)
+    done("05.2", "each row of the triangle is the next move", graded)
 
 
 def _in_steps(W, H, mask, steps, *, masked=(True, True), share=None, guarded=True, start=None, sign=1, rows=None):
