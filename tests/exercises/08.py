@@ -148,49 +148,170 @@ class OneWindow(LoRA):  # (tokens, in) only
         return self.base(X) + self.factor * (self.B @ self.A @ X.transpose(0, 1)).transpose(0, 1)
 
 
-def by_where(W, A, B, scaling):
-    return torch.where(W == 0, torch.zeros_like(W), W + scaling * (B @ A))
+def step(W, X, Y, optimiser):
+    optimiser.zero_grad()
+    (X @ W.T - Y).pow(2).mean().backward()
 
 
-def by_mask_in_place(W, A, B, scaling):
-    kept = (W != 0).to(W.dtype)
-    W += kept * scaling * torch.einsum("or,ri->oi", B, A)
-    return W
+def in_order(W, mask, batches, optimiser, most):
+    for X, Y in batches:
+        step(W, X, Y, optimiser)
+        W.grad[mask] = 0
+        nn.utils.clip_grad_norm_([W], most)
+        optimiser.step()
+        with torch.no_grad():
+            W[mask] = 0
 
 
-def with_numpy(W, A, B, scaling):
-    merged = W.numpy() + scaling * B.numpy() @ A.numpy()
-    merged[W.numpy() == 0] = 0
-    return merged
+def with_a_hook(W, mask, batches, optimiser, most):
+    hook = W.register_hook(lambda gradient: gradient * ~mask)
+    for X, Y in batches:
+        step(W, X, Y, optimiser)
+        nn.utils.clip_grad_norm_(W, most)
+        optimiser.step()
+        W.data *= ~mask
+    hook.remove()
 
 
-def dense(W, A, B, scaling):
-    return W + scaling * (B @ A)
+def without_its_memory(W, mask, batches, optimiser, most):
+    """Removed weights are forgotten, so that nothing moves them."""
+    for memory in optimiser.state.values():
+        for kept in memory.values():
+            if kept is not None and kept.shape == W.shape:
+                kept[mask] = 0
+    for X, Y in batches:
+        step(W, X, Y, optimiser)
+        W.grad.masked_fill_(mask, 0)
+        nn.utils.clip_grad_norm_([W], most)
+        optimiser.step()
 
 
-def only_on_zeros(W, A, B, scaling):
-    mask = W == 0
-    return W + mask * (scaling * (B @ A))
+def norm_by_hand(W, mask, batches, optimiser, most):
+    for X, Y in batches:
+        step(W, X, Y, optimiser)
+        norm = W.grad[~mask].norm()
+        W.grad *= torch.clamp(most / (norm + 1e-6), max=1)
+        optimiser.step()
+        W.data = torch.where(mask, 0, W.data)
 
 
-def no_scaling(W, A, B, scaling):
-    return (W + B @ A) * (W != 0)
+def kept_alone(W, mask, batches, optimiser, most):
+    """A layer that has no removed weights: the kept ones, in a row, with what the optimiser remembers of them."""
+    kept = nn.Parameter(W.detach()[~mask])
+    own = type(optimiser)([kept], **optimiser.defaults)
+    memory = optimiser.state.get(W, {})
+    own.state[kept] = {key: m[~mask] if m is not None and m.shape == W.shape else m for key, m in memory.items()}
+    for X, Y in batches:
+        whole = torch.zeros_like(W).masked_scatter(~mask, kept)
+        own.zero_grad()
+        (X @ whole.T - Y).pow(2).mean().backward()
+        nn.utils.clip_grad_norm_([kept], most)
+        own.step()
+    W.data = torch.zeros_like(W).masked_scatter(~mask, kept.detach()).data
 
 
-def wrong_order(W, A, B, scaling):
-    return (W + scaling * (A @ B)) * (W != 0)
+def clipped(W, mask, batches, optimiser, most, *, first=False, mask_it=True, clip=True, back=True):
+    for X, Y in batches:
+        step(W, X, Y, optimiser)
+        if first:
+            nn.utils.clip_grad_norm_([W], most)
+        if mask_it:
+            W.grad *= ~mask
+        if clip and not first:
+            nn.utils.clip_grad_norm_([W], most)
+        optimiser.step()
+        if back:
+            W.data.masked_fill_(mask, 0)
 
 
-def transposed(W, A, B, scaling):
-    return (W + scaling * (A.T @ B.T)) * (W != 0)
+def gradient_only(*given):
+    clipped(*given, back=False)
 
 
-def positives(W, A, B, scaling):
-    return (W + scaling * (B @ A)).masked_fill(W <= 0, 0)
+def set_back_only(*given):
+    clipped(*given, mask_it=False)
 
 
-def update_alone(W, A, B, scaling):
-    return scaling * (B @ A) * (W != 0)
+def clipped_first(*given):
+    clipped(*given, first=True)
+
+
+def in_the_end(W, mask, *others):
+    clipped(W, mask, *others, back=False)
+    W.data[mask] = 0
+
+
+def both_in_part(W, mask, *others):
+    checks.masked_training(W, mask, *others)
+    W.data[mask] = 0
+
+
+def not_the_last(W, mask, batches, optimiser, most):
+    for batch in batches:
+        W.data[mask] = 0
+        gradient_only(W, mask, [batch], optimiser, most)
+
+
+def not_clipped(*given):
+    clipped(*given, clip=False)
+
+
+def where_zero(W, mask, *others):
+    clipped(W, W.detach() == 0, *others)
+
+
+def upside_down(W, mask, *others):
+    clipped(W, ~mask, *others)
+
+
+def cleared(W, mask, batches, optimiser, most):
+    for batch in batches:
+        optimiser.state.clear()
+        clipped(W, mask, [batch], optimiser, most)
+
+
+def adding_up(W, mask, batches, optimiser, most):
+    for X, Y in batches:
+        (X @ W.T - Y).pow(2).mean().backward()
+        W.grad.masked_fill_(mask, 0)
+        nn.utils.clip_grad_norm_([W], most)
+        optimiser.step()
+        W.data.masked_fill_(mask, 0)
+
+
+def evidence(kind=torch.optim.SGD, before=1, pruned=True, **options):
+    W, mask = nn.Parameter(torch.ones(2, 3)), torch.tensor([[True, False, False]] * 2)
+    optimiser, batches = kind([W], lr=0.1, **options), [(torch.eye(3), torch.zeros(3, 2))]
+    for X, Y in batches * before:
+        step(W, X, Y, optimiser)
+        optimiser.step()
+    W.data.masked_fill_(mask & pruned, 0)
+    return W, mask, batches, optimiser, 1.0
+
+
+def with_momentum():
+    return evidence(momentum=0.9)
+
+
+def with_adam():
+    return evidence(torch.optim.AdamW, before=2)
+
+
+def decaying():  # the decay of 0 is 0
+    return evidence(torch.optim.AdamW, before=0, weight_decay=0.5)
+
+
+def no_memory():
+    return evidence()
+
+
+def not_pruned():
+    return evidence(momentum=0.9, pruned=False)
+
+
+def check_training(answer, graded=False):  # what is not given is right
+    mended, shown = answer if isinstance(answer, tuple) else (answer, with_momentum)
+    checks.under_the_mask(mended, shown, graded=graded)
 
 
 def layer_by_layer(blocks, width, kv_width, rank, parameters):
@@ -272,16 +393,25 @@ EXERCISES = {
         ],
     },
     "ex08c": {
-        "check": checks.merge_under_mask,
-        "right": [by_where, by_mask_in_place, with_numpy],
+        "check": check_training,
+        "right": [in_order, with_a_hook, without_its_memory, norm_by_hand, kept_alone, (in_order, with_adam)],
         "wrong": [
-            (dense, "merged densely"),
-            (only_on_zeros, "upside down"),
-            (no_scaling, "scaling is missing"),
-            (wrong_order, "wrong order"),
-            (transposed, "transposed"),
-            (positives, "negative weights"),
-            (update_alone, "the update alone"),
+            (checks.masked_training, "neither fault"),
+            (gradient_only, "the optimiser remembers"),
+            (set_back_only, "count in the norm"),
+            (clipped_first, "count in the norm"),
+            (in_the_end, "awake between the steps"),
+            (both_in_part, "both faults are left in part"),
+            (not_the_last, "before each step"),
+            (not_clipped, "not clipped any more"),
+            (where_zero, "A kept weight may be 0 too"),
+            (upside_down, "upside down"),
+            (cleared, "cleared the optimiser's memory"),
+            (adding_up, "zero_grad is missing"),
+            ((in_order, decaying), "stayed 0, and that is no fault"),
+            ((in_order, no_memory), "stayed 0, and that is no fault"),
+            ((in_order, not_pruned), "nothing is pruned yet"),
+            ((in_order, lambda: with_momentum()[:4]), "five things"),
         ],
     },
 }

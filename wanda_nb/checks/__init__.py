@@ -9,9 +9,10 @@ from .larger import norm_of_all, prune_folder, seconds_left
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
-from .recovery import lora_linear, lora_share, merge_under_mask
+from .recovery import lora_linear, lora_share
 from .scores import disagree, my_wanda_score, row_mask
 from .tasks import unfair
+from .training import masked_training, under_the_mask
 from .updates import conjugate_gradients, damped, walk
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "lora_linear",
     "lora_share",
     "masked_norm",
-    "merge_under_mask",
+    "masked_training",
     "misfits",
     "my_score",
     "my_wanda_score",
@@ -44,6 +45,7 @@ __all__ = [
     "streaming_norm",
     "suspects",
     "two_four_bytes",
+    "under_the_mask",
     "unfair",
     "visited_gpu_bytes",
     "walk",

@@ -1,4 +1,4 @@
-"""Checks of notebook 08: LoRA as a module, how many numbers it trains, and a merge that keeps the zeros."""
+"""Checks of notebook 08: LoRA as a module, and how many numbers it trains."""
 
 from __future__ import annotations
 
@@ -153,50 +153,3 @@ def lora_share(function, graded: bool = False) -> None:
         cases += [(1, 7, 7, 1, 1000), (80, 8192, 1024, 16, 70_000_000_000), (2, 6, 1, 6, 999)]
     judge(function, cases, _share, SHARE)
     done("08.2", "A and B of both layers, in every block", graded)
-
-
-MERGE = {
-    "you merged densely: zeros of W woke up. Where W is zero it stays zero.": lambda W, A, B, s: W + s * B @ A,
-    "upside down: you kept the update only where W is zero. There it must go.": (
-        lambda W, A, B, s: W + (s * B @ A).masked_fill(W != 0, 0)
-    ),
-    "scaling is missing.": lambda W, A, B, s: torch.where(W == 0, W, W + B @ A),
-    "scaling belongs to the update alone, not to W.": lambda W, A, B, s: torch.where(W == 0, W, s * (W + B @ A)),
-    "you multiplied A and B in the wrong order. (out, r) times (r, in) is B @ A.": (
-        lambda W, A, B, s: torch.where(W == 0, W, W + s * A @ B)
-    ),
-    "your update is transposed. (out, r) times (r, in) is B @ A.": (
-        lambda W, A, B, s: torch.where(W == 0, W, W + s * (B @ A).T)
-    ),
-    "you lost the negative weights. Only what is exactly zero was removed.": (
-        lambda W, A, B, s: (W > 0) * (W + s * B @ A)
-    ),
-    "you returned the update alone. Add it to W.": lambda W, A, B, s: (s * B @ A).masked_fill(W == 0, 0),
-}
-
-
-def merge_under_mask(function, graded: bool = False) -> None:
-    """Exercise 08.3: ``function(W, A, B, scaling)``: W + scaling B A where W is not zero, zero where it is.
-
-    W (out, in), A (r, in), B (out, r), scaling a number -> (out, in). graded: on more cases. AssertionError, naming the
-    mistake. Used in notebook 08, "Exercise 08.3".
-    """
-    draw = torch.Generator().manual_seed(1 if graded else 0)
-
-    def case(out, width, r, scaling, dtype=torch.float32):
-        W, A, B = (torch.randn(*shape, generator=draw, dtype=dtype) for shape in ((out, width), (r, width), (out, r)))
-        return W * (torch.rand(out, width, generator=draw) < 0.5), A, B, scaling  # half of it zeros, some of them -0.0
-
-    def right(W, A, B, scaling):
-        return torch.where(W == 0, 0, W + scaling * B @ A)
-
-    judge(function, [case(4, 4, 4, 3.0)], right, MERGE)  # where both orders can be multiplied
-    cases = [case(6, 6, 2, 2.0)]
-    judge(function, cases, right, MERGE)
-    cases += [case(3, 8, 2, 2.0)]
-    if graded:
-        W, A, B, scaling = case(5, 3, 1, 0.5)
-        W[1], W[:, 2] = 0, 0  # an output and an input that were removed whole
-        cases += [(W, A, B, scaling), case(16, 24, 8, 2.0, torch.float64)]
-    judge(function, cases, right, MERGE)
-    done("08.3", "every weight that is left is updated, every zero stays", graded)

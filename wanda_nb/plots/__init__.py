@@ -22,7 +22,7 @@ from .recovery import lost_shares, merged_corners, recovery_curves
 from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
 from .slider import Slider
 from .tasks import accuracy_differences, task_accuracies
-from .updates import correlations, error_by_steps, error_valley, update_against_tokens, updates_of_masks
+from .updates import correlations, error_by_steps, error_valley, updates_of_masks
 
 __all__ = [
     "COLORS",
@@ -79,7 +79,6 @@ __all__ = [
     "style",
     "task_accuracies",
     "two_four_format",
-    "update_against_tokens",
     "updates_of_masks",
     "weights_and_norms",
     "worked_example",

@@ -166,7 +166,7 @@ def perplexity_by_windows(rows):
     rows: DataFrame, a row a draw, with method (such as "wanda + least squares"), pattern, samples (0: reads no text),
     length, text, value, low and high. Lines join the medians. A single draw has the interval from its windows as a bar;
     several are dots. What lies far above the lines is named, not drawn.
-    Used in notebook 10, "How much text does each method need?".
+    Used in notebook 05, "Does an update overfit", and notebook 10, "How much text does each method need?".
     """
     patterns, texts = (list(dict.fromkeys(rows[column])) for column in ("pattern", "text"))
     shape = {"figsize": (7, 1.3 + 2.7 * len(patterns)), "sharex": True, "sharey": "row", "squeeze": False}

@@ -81,30 +81,6 @@ def error_by_steps(tables: dict):
     return figure
 
 
-def update_against_tokens(tables: dict):
-    """Error with least squares over error without it, against the number of calibration tokens.
-
-    tables: {layer: DataFrame, a row a number of tokens, a column a text on which it is judged}, a panel each.
-    Used in notebook 05, "One real layer".
-    """
-    figure, panels = plt.subplots(1, len(tables), figsize=(7, 4), sharey=True)
-    for axes, (title, table) in zip(panels, tables.items(), strict=True):
-        for line, (text, ratios) in zip(("o:", "s-", "^--", "v-."), table.items(), strict=False):
-            axes.plot(ratios, line, color=COLORS["wanda"], markersize=6, label=text)
-        axes.axhline(1, color="black", linewidth=1, zorder=0)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(table.index, [f"{count}" for count in table.index], fontsize=11)
-        axes.minorticks_off()
-        axes.set(title=title, xlabel="calibration tokens")
-    panels[0].set_ylim(0, 1.15 * max(float(table.max(axis=None)) for table in tables.values()))
-    panels[0].text(table.index[0], 1.02, "above: worse than the mask alone", fontsize=11, va="bottom")
-    panels[0].set_ylabel("error with update / without")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.suptitle("Least squares, judged on three texts", fontsize=13)
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=11, handlelength=2.4, columnspacing=1)
-    return figure
-
-
 def updates_of_masks(table, dense):
     """Perplexity with its interval: a panel a pattern, a row a mask and its update, the colour of the mask's method.
 
