@@ -72,6 +72,16 @@ def test_the_update_is_least_squares_step_by_step():
     assert (updated[mask] == 0).all()
 
 
+def test_channels_with_nothing_in_common_give_wandas_score_and_no_update():
+    W, X, _ = layer()
+    norm = X.norm(dim=0)
+    U, _ = wn.inverse_factor(torch.diag(norm.pow(2)), damping=0.0)
+    score = wn.wanda_score(W, norm)
+    torch.testing.assert_close(obs_score(W, U.diagonal()), score.pow(2), rtol=1e-4, atol=0)
+    mask = wn.prune_mask(score)
+    assert torch.equal(wn.obs_prune(W, U, mask=mask), W.masked_fill(mask, 0))
+
+
 @pytest.mark.parametrize("width", [24, 128, 300])
 def test_blocks_of_columns_change_nothing(width, monkeypatch):
     """Applying a block's updates at once is exact: one block for all gives the same weights."""

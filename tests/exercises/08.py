@@ -1,5 +1,7 @@
 """Wrong answers that must be named, and right ones that must pass."""
 
+import inspect
+
 import numpy as np
 import torch
 from torch import nn
@@ -198,7 +200,8 @@ def norm_by_hand(W, mask, batches, optimiser, most):
 def kept_alone(W, mask, batches, optimiser, most):
     """A layer that has no removed weights: the kept ones, in a row, with what the optimiser remembers of them."""
     kept = nn.Parameter(W.detach()[~mask])
-    own = type(optimiser)([kept], **optimiser.defaults)
+    known = inspect.signature(type(optimiser)).parameters
+    own = type(optimiser)([kept], **{key: value for key, value in optimiser.defaults.items() if key in known})
     memory = optimiser.state.get(W, {})
     own.state[kept] = {key: m[~mask] if m is not None and m.shape == W.shape else m for key, m in memory.items()}
     for X, Y in batches:

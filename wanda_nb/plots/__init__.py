@@ -18,7 +18,7 @@ from .loop import RESIDENTS, block_loop, by_kind, input_drift, order_differences
 from .paper import moved_by, published_accuracy, published_beside_ours, published_ratios
 from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
 from .quickstart import perplexity_bars, perplexity_sweep, removed_weights
-from .recovery import lost_shares, merged_corners, recovery_curves
+from .recovery import lost_shares, merged_corners, recovery_curves, shares_closed
 from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
 from .slider import Slider
 from .tasks import accuracy_differences, task_accuracies
@@ -75,6 +75,7 @@ __all__ = [
     "row_sparsity",
     "score_by_group",
     "score_plane",
+    "shares_closed",
     "streamed_memory",
     "style",
     "task_accuracies",

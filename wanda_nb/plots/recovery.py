@@ -10,29 +10,50 @@ from .look import COLORS, KEPT, REMOVED
 
 
 def recovery_curves(runs: dict):
-    """Held-out text during training: perplexity, and what was gained since the start: {name: (steps, perplexities)}.
+    """Held-out text during training: perplexity, and how far the loss has fallen: {name: (steps, perplexities)}.
 
-    Names tell what was trained ("wanda …" or "dense …") and how ("… LoRA" solid, "… masked" dashed, "… fast" dotted).
-    Used in notebook 08, "Is it recovery, or only new text?", "What does it cost?" and "Ten times the rate".
+    A name begins with what was trained, "wanda" or "dense". Used in notebook 08, "Is it recovery, or only new text?".
     """
     figure, (whole, close) = plt.subplots(1, 2, figsize=(7, 4))
     for name, (steps, perplexities) in runs.items():
-        color = next(color for kind, color in COLORS.items() if kind in name)
-        marker, line = ("s", "--") if "masked" in name else ("^", ":") if "fast" in name else ("o", "-")
-        look = {"color": color, "marker": marker, "markersize": 5, "linestyle": line}
-        look["markerfacecolor"] = color if line == "-" else "white"
+        look = {"color": COLORS[name.split()[0].strip(",")], "marker": "o", "markersize": 5}
         whole.plot(steps, perplexities, label=name, **look)
         close.plot(steps, [math.log(perplexities[0] / value) for value in perplexities], **look)
     whole.set_ylim(0, 1.1 * max(max(values) for _, values in runs.values()))
     whole.set(title="perplexity", ylabel="perplexity, Wikipedia text")
     close.axhline(0, color=COLORS["dense"], linewidth=1, linestyle=":", zorder=0)
-    close.set(title="gained since the start", ylabel="loss gained, nats a token")
+    close.set(title="loss reduction since the start", ylabel="loss reduction, nats a token")
     for axes in (whole, close):
         axes.set_xlabel("training steps")
         axes.set_xticks(range(0, 1 + max(steps[-1] for steps, _ in runs.values()), 20))
     handles, labels = whole.get_legend_handles_labels()
-    figure.suptitle("How much of the gain does the unpruned model get too?", fontsize=13)
+    figure.suptitle("A pruned and an unpruned model, trained alike", fontsize=13)
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=11)
+    return figure
+
+
+def shares_closed(shares: dict):
+    """The share of the gap that training closed: a row a way to train, each with and without the control's part.
+
+    shares: {way: {"closed" or "control taken off": (interval over windows (value, low, high), a share a seed)}}.
+    Used in notebook 08, "Which setting is best?".
+    """
+    figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(shares)))
+    looks = {"closed": ("o", -0.15, COLORS["wanda"]), "control taken off": ("D", 0.15, "white")}
+    for row, found in enumerate(shares.values()):
+        for name, ((value, low, high), seeds) in found.items():
+            marker, aside, face = looks[name]
+            look = {"color": COLORS["wanda"], "markerfacecolor": face, "capsize": 4, "markersize": 8}
+            label = name if row == 0 else None
+            axes.errorbar(value, row + aside, xerr=[[value - low], [high - value]], fmt=marker, label=label, **look)
+            axes.plot(seeds, [row + aside] * len(seeds), "|", color="black", markersize=9, zorder=3)
+    axes.plot([], [], "|", color="black", markersize=9, linestyle="", label="one seed each")
+    axes.set_yticks(range(len(shares)), shares)
+    axes.set(ylim=(len(shares) - 0.5, -0.5), xlabel="share of the gap to the dense model")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    figure.suptitle("What share of the gap does training close?", fontsize=13)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=11)
     return figure
 
 
@@ -54,7 +75,7 @@ def merged_corners(weights: dict, size: int = 40):
         axes.set_yticks(range(0, size, 10))
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("output")
-    figure.suptitle("A plain merge fills every zero (red)", fontsize=13)
+    figure.suptitle("Which weights are exactly zero (red)?", fontsize=13)
     return figure
 
 

@@ -98,7 +98,7 @@ def updates_of_masks(table, dense):
             errors = [[row.value - row.low], [row.high - row.value]]
             axes.errorbar(row.value, y, xerr=errors, fmt=markers[row.update], color=color, capsize=4)
             text = f"{row.value:.0f} ({row.value / dense[0]:.1f}×)"
-            at, side = (row.high * 1.2, "left") if row.value < 12 * dense[0] else (row.low / 1.2, "right")
+            at, side = (row.high * 1.2, "left") if row.value < 20 * dense[0] else (row.low / 1.2, "right")
             axes.text(at, y, text, ha=side, va="center", color=color, fontsize=10)
         axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
         axes.axvline(dense[0], color=COLORS["dense"], linewidth=1.2, linestyle="--")
