@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, UNUSUAL, tiny_model, with_feed_forward
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, MixtralConfig, T5Config
+from transformers import AutoModelForCausalLM, MixtralConfig
 from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
@@ -137,15 +137,6 @@ def test_refuses_unmerged_adapters(model, tokens):
         wn.prune(adapted, tokens)
 
 
-def test_refuses_an_encoder_decoder_and_says_so():
-    sizes = dict(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
-    model = AutoModelForSeq2SeqLM.from_config(T5Config(**sizes, decoder_start_token_id=0))
-    with pytest.raises(
-        ValueError, match=r"one stack of decoder blocks .* encoder.block \(2 blocks\), decoder.block .* cross-attention"
-    ):
-        wn.decoder_blocks(model)
-
-
 def test_refuses_a_model_with_no_prunable_layers():
     with pytest.raises(ValueError, match=r"Sequential is not supported: .* found none"):
         wn.decoder_blocks(nn.Sequential(nn.Embedding(4, 4)))
@@ -154,7 +145,7 @@ def test_refuses_a_model_with_no_prunable_layers():
 def test_refuses_weights_that_are_not_in_memory(tokens):
     with torch.device("meta"):
         model = tiny_model()
-    with pytest.raises(ValueError, match=r"q_proj in block 0 is on the meta device"):
+    with pytest.raises(ValueError, match=r"model.embed_tokens.weight is on the meta device: .* no device_map"):
         wn.prune(model, tokens)
 
 

@@ -148,8 +148,13 @@ def _beginning(tokenizer, bos: bool | None, length: int) -> tuple[list[int] | No
     return [bos_id], length - 1
 
 
-def begin_with_bos(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> bool | None:
-    """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none."""
+def begin_with_bos(model, tokens, attention_mask: torch.Tensor | None = None) -> bool | None:
+    """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none.
+
+    tokens: or a dict of inputs, whose ``input_ids`` are meant; None if there are none.
+    """
+    if (tokens := tokens if isinstance(tokens, torch.Tensor) else tokens.get("input_ids")) is None:
+        return None
     configs = (model.config.get_text_config(), getattr(model, "generation_config", None))
     bos = next((token for config in configs if (token := getattr(config, "bos_token_id", None)) is not None), None)
     mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(tokens.device).int()
