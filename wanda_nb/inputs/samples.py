@@ -20,6 +20,8 @@ def check_samples(model, tokens, attention_mask=None) -> tuple[Samples, torch.Te
     tokens: LongTensor (samples, length), or a dict of tensors (samples, ...) by the names that the model's forward has.
     """
     if not isinstance(tokens, Mapping):
+        if (reads := getattr(model, "main_input_name", "input_ids")) != "input_ids":
+            raise ValueError(f"{type(model).__name__} reads no token ids alone: expected a dict, {{{reads!r}: ...}}.")
         check_tokens(model, tokens, attention_mask)
         return tokens, attention_mask
     if attention_mask is not None:
@@ -29,7 +31,7 @@ def check_samples(model, tokens, attention_mask=None) -> tuple[Samples, torch.Te
     ids = inputs.get("input_ids")
     mask = None if ids is None else inputs.pop("attention_mask", None)
     for name, tensor in inputs.items():
-        if name.endswith("input_ids") and hasattr(input_embeddings(model), "num_embeddings"):
+        if name.endswith("input_ids"):
             check_tokens(model, tensor, mask if tensor is ids else None)
         if name.endswith("attention_mask") and not bool(tensor.all()):
             raise ValueError(
@@ -105,17 +107,24 @@ def _without_padding(model, sample: dict, real: torch.Tensor, enter) -> dict:
         return tensor.shape == sample["input_ids"].shape and not name.startswith("decoder_")
 
     unpadded = {name: tensor[:, real] if beside_the_tokens(name, tensor) else tensor for name, tensor in sample.items()}
-    if "position_ids" in sample or "position_ids" not in _parameters(model):
-        return unpadded
-    padded = {**sample, "attention_mask": real[None].long()}
-    expected = enter(padded)
-    if expected.shape[1] != len(real):  # images enter, or what a decoder reads: no token's position is seen there
-        return unpadded
-    expected = expected[:, real]
+    mask = real[None].long()
     # without a mask, transformers would take a gap in the positions for the border between two texts
-    in_place = {**unpadded, "position_ids": real.nonzero().T, "attention_mask": padded["attention_mask"][:, real]}
+    in_place = {**unpadded, "position_ids": real.nonzero().T, "attention_mask": mask[:, real]}
+    placeable = "position_ids" in _parameters(model) and "position_ids" not in sample
+    choices = [in_place, unpadded] if placeable else [unpadded]
+    expected = enter({**sample, "attention_mask": mask})
+    if enter(unpadded).shape != expected.shape:
 
-    def difference(inputs):  # shows which positions a model takes, where it embeds them
-        return float((enter(inputs) - expected).abs().max())
+        def difference(inputs):  # shows which positions a model takes, where it embeds them
+            return float((enter(inputs) - expected[:, real]).abs().max())
 
-    return min(in_place, unpadded, key=difference)
+        found = min(choices, key=difference)
+        known = difference(found) <= 8 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    else:  # images enter, or what a decoder reads: where the tokens are is not seen, but padding after them moves none
+        found, known = choices[0], placeable or bool(real[: int(real.sum())].all())
+    if not known:
+        raise ValueError(
+            f"{type(model).__name__} puts tokens at other positions if the padding before them is left out, and takes no "
+            "position_ids. Pad on the right, or give samples of one length."
+        )
+    return found

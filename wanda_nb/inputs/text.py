@@ -12,10 +12,12 @@ text.
 
 from __future__ import annotations
 
+import math
 import random
 
 import torch
 
+from ..blocks import input_embeddings
 from .documents import C4_SHARD, documents, hub_rows, local_rows
 
 # Gemma: github.com/EleutherAI/lm-evaluation-harness/pull/1465; Cohere: ExLlamaV2's ``requires_bos``.
@@ -116,7 +118,7 @@ def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | Non
         raise ValueError(
             f"There is no text: tokens is empty, {tuple(tokens.shape)}. Expected at least one window of one token."
         )
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = getattr(input_embeddings(model), "num_embeddings", math.inf)  # a model may not say which they are
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
         raise ValueError(
