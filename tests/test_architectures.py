@@ -2,6 +2,7 @@
 
 import math
 
+import accelerate
 import pytest
 import torch
 from tiny import ARCHITECTURES, UNUSUAL, tiny_model, with_feed_forward
@@ -147,6 +148,34 @@ def test_refuses_weights_that_are_not_in_memory(tokens):
         model = tiny_model()
     with pytest.raises(ValueError, match=r"model.embed_tokens.weight is on the meta device: .* no device_map"):
         wn.prune(model, tokens)
+
+
+def test_refuses_offloaded_weights_and_leaves_them(model, tokens, tmp_path):
+    parts = ("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm", "lm_head")
+    places = {**dict.fromkeys(parts, "cpu"), "model.layers.1": "disk", "model.layers.2": "disk"}
+    before = model(tokens).logits
+    model = accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=tmp_path)
+    message = (
+        r"model.layers.1.self_attn.q_proj.weight is on the meta device \(offloaded by accelerate\): .* "
+        r"with no device_map, then prune\(..., device='cuda'\), .* prune_checkpoint"
+    )
+    for run in (wn.prune, wn.calibrate, wn.owl_sparsity):
+        with pytest.raises(ValueError, match=message):
+            run(model, tokens)
+    with pytest.raises(ValueError, match=message):
+        wn.prune(model, method="magnitude")
+    assert torch.equal(model(tokens).logits, before)
+
+
+def test_a_model_with_accelerates_hooks_is_pruned_and_keeps_them(model, tokens):
+    plain = tiny_model()
+    wn.prune(plain, tokens)
+    model = accelerate.dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    accelerate.hooks.add_hook_to_module(model.model.layers[1], hook := accelerate.hooks.AlignDevicesHook("cpu"))
+    forwards = [module.__dict__.get("forward") for module in model.modules()]
+    wn.prune(model, tokens)
+    assert same(model, plain) and model.model.layers[1]._hf_hook is hook
+    assert [module.__dict__.get("forward") for module in model.modules()] == forwards
 
 
 def test_refuses_a_model_that_skips_a_block(model, tokens):

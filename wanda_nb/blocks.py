@@ -163,7 +163,7 @@ def check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:
             offloaded = " (offloaded by accelerate)" if hasattr(model, "hf_device_map") else ""
             raise ValueError(
                 f"{name} is on the meta device{offloaded}: expected all weights in memory. Load the model with no "
-                "device_map and give prune the device, which blocks visit one at a time; or use prune_checkpoint."
+                "device_map, then prune(..., device='cuda'), which blocks visit in turn; or prune_checkpoint the folder."
             )
         if not is_finite(parameter):
             raise ValueError(f"{name} has values that are not finite: expected finite ones. Is the checkpoint damaged?")

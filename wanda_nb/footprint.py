@@ -175,7 +175,10 @@ def need(
     samples, windows = samples_in(tokens), min(batch_size, samples_in(tokens))
     first = {"input_ids": torch.zeros_like(tokens)} if isinstance(tokens, torch.Tensor) else tokens
     batch = dry_pass(model, tree_map(lambda tensor: tensor[:windows], first), plan.statistic, blocks)
-    calls = batch.common + (-(-samples // windows) * batch.own if starting else batch.own // len(blocks))
+    batches = -(-samples // windows)
+    calls = batches * batch.own if starting else batch.own // len(blocks)
+    # masks are alike in all batches; an encoder's output, which all blocks of a decoder read, is not
+    calls += batch.common * (batches if getattr(model.config, "is_encoder_decoder", False) else 1)
     if attention_mask is not None:  # a window with padding has a mask, and positions, of its own
         counts = attention_mask.bool()
         width = model.dtype.itemsize if model.config._attn_implementation == "eager" else 1

@@ -13,11 +13,11 @@ from ..reporting.provenance import provenance
 from ..reporting.report import Report
 
 
-def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict | None = None, **measured) -> Path:
+def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict | None = None, blocks=None, **measured) -> Path:
     """Save a pruned model for ``AutoModelForCausalLM.from_pretrained(folder)``, with a model card; return the folder.
 
     report: what ``prune`` returned. calibration: source, samples, length, seed and whatever else identifies the tokens.
-    measured: results such as ``perplexity=32.4``. All of it goes into the card (README.md) and pruning.json.
+    blocks: as for ``prune``. measured: results such as ``perplexity=32.4``. All of it goes into the card (README.md) and pruning.json.
     The folder appears complete or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
     zeros than the report says, as after a dense merge; FileExistsError if the folder is not empty.
     Introduced in notebook 06, "Save and share".
@@ -25,8 +25,9 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose another folder, or clear it.")
-    check_weights(model, decoder_blocks(model))
-    zeros = sparsity(model)
+    blocks = decoder_blocks(model, blocks)
+    check_weights(model, blocks)
+    zeros = sparsity(model, blocks)
     if zeros < report.reached - 1e-6:
         raise ValueError(
             f"{zeros:.2%} of the weights are zero, but the report says {report.reached:.2%}: something filled zeros "
