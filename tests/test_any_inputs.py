@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_family, tiny_model
 from torch import nn
-from transformers import BatchFeature, ResNetConfig, ResNetModel, T5Config, T5Model
+from transformers import AutoModel, BatchFeature, ResNetConfig, ResNetModel, T5Config, T5Model, ViTImageProcessor
 from whole import prune_whole, same
 
 import wanda_nb as wn
@@ -87,7 +87,7 @@ def test_padding_of_a_model_that_takes_no_positions(blocks):
     expected = prune_whole(copy.deepcopy(model), list(cut(inputs, keep, 2, {"input_ids"})), blocks=blocks)
     left = keep.flip(1)
     with pytest.raises(
-        ValueError, match="BartModel puts tokens at other positions if the padding before .* on the right"
+        ValueError, match=r"BartModel puts tokens at other positions if the padding before .* on the right"
     ):
         wn.prune(model, {**inputs, "attention_mask": left}, blocks=blocks)
     wn.prune(model, {**inputs, "attention_mask": keep}, batch_size=2, blocks=blocks)
@@ -340,7 +340,7 @@ def test_a_block_that_changes_the_shape_is_refused_and_can_be_left_out():
 
 def test_a_block_that_changes_the_shape_later_is_refused():
     """All blocks are of one class, and only the first one of a class is run before the loop."""
-    model, inputs, blocks = tiny_family("vit")
+    model, inputs, _ = tiny_family("vit")
     late = model.layers[1]
     late.forward = lambda x, *args, own=late.forward, **kwargs: own(x, *args, **kwargs)[:, :1]
     with pytest.raises(ValueError, match=r"block 1 turns hidden states \(1, 17, 32\) into \(1, 1, 32\)"):
@@ -369,7 +369,7 @@ def test_a_folder_is_of_text_alone(tokens, tmp_path):
         lambda given: wn.calibrate(tmp_path / "dense", given),
     ):
         with pytest.raises(
-            ValueError, match="A checkpoint folder with a dict of inputs: .* Load the model into memory"
+            ValueError, match=r"A checkpoint folder with a dict of inputs: .* Load the model into memory"
         ):
             run({"input_ids": tokens})
     with pytest.raises(ValueError, match="A checkpoint folder with blocks: "):
@@ -401,3 +401,13 @@ def test_inputs_are_known_again_by_names_values_and_types():
         {"pixel_values": IMAGES.view(5, 3, -1), "input_ids": TEXT["input_ids"]},
     ]
     assert len({known, tokens_identity(given, TEXT["input_ids"]), *(tokens_identity(o, None) for o in others)}) == 6
+
+
+@pytest.mark.parametrize("family", ["vit", "llava's images"])
+def test_a_pruned_model_of_images_is_saved_and_loaded(family, tmp_path):
+    model, inputs, blocks = tiny_family(family)
+    report = wn.prune(model, inputs, blocks=blocks)
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    wn.save_pruned(model, processor, tmp_path / "out", report, blocks=blocks)
+    assert same(AutoModel.from_pretrained(tmp_path / "out"), model)
+    assert "text-generation" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")

@@ -89,7 +89,7 @@ def test_batches_hold_all_windows():
 def test_the_bar_says_how_long_it_will_take(tokens, monkeypatch):
     """One window through every block took 30 s; the loop takes as many times that as it has operations."""
     said = []
-    monkeypatch.setattr("wanda_nb.pruning._rehearse", lambda *_: 30.0)
+    monkeypatch.setattr("wanda_nb.pruning.rehearse", lambda *_: 30.0)
     monkeypatch.setattr("tqdm.auto.tqdm.set_description", lambda bar, text: said.append(text))
     model = tiny_model()
     report = wn.prune(model, tokens, batch_size=2)

@@ -23,8 +23,8 @@ def decoder_blocks(model: nn.Module, blocks: str | Iterable[nn.Module] | None = 
     """
     kind, stacks = type(model).__name__, _stacks(model)
     if blocks is not None and not isinstance(blocks, str):
-        chosen = list(blocks) if isinstance(blocks, Iterable) else []
-        if not chosen or not all(part in set(model.modules()) and _linear_modules(part) for part in chosen):
+        chosen, parts = list(blocks) if isinstance(blocks, Iterable) else [], set(model.modules())
+        if not chosen or not all(block in parts and _linear_modules(block) for block in chosen):
             raise ValueError(f"blocks: expected a name, or a list of modules of {kind}, each with linear layers.")
         return chosen
     asked = [name for name in stacks if blocks is None or f".{blocks}." in f".{name}."]
@@ -35,7 +35,9 @@ def decoder_blocks(model: nn.Module, blocks: str | Iterable[nn.Module] | None = 
     if not stacks:
         raise ValueError(f"{kind} is not supported: expected a stack of blocks with linear layers, found none.")
     which = f"blocks={blocks!r} names none" if not asked else "expected one to prune, found several"
-    raise ValueError(f"{kind} has {listing}: {which}. Name one of them, such as blocks={next(iter(asked or stacks))!r}.")
+    raise ValueError(
+        f"{kind} has {listing}: {which}. Name one of them, such as blocks={next(iter(asked or stacks))!r}."
+    )
 
 
 def _stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
@@ -120,7 +122,7 @@ def is_expert(block: nn.Module, name: str) -> bool:
 
 
 def weight_matrix(layer: nn.Module) -> torch.Tensor:
-    """A layer's weight as W (out, in), sharing its storage; Conv1D stores the transpose, a 1×1 convolution more axes."""
+    """A layer's weight as W (out, in), sharing its storage; Conv1D stores the transpose, a 1×1 convolution more."""
     weight = layer.weight.detach()
     return weight.T if isinstance(layer, Conv1D) else weight.flatten(1) if is_pointwise(layer) else weight
 
@@ -163,7 +165,7 @@ def check_weights(model: PreTrainedModel, blocks: list[nn.Module]) -> None:
             offloaded = " (offloaded by accelerate)" if hasattr(model, "hf_device_map") else ""
             raise ValueError(
                 f"{name} is on the meta device{offloaded}: expected all weights in memory. Load the model with no "
-                "device_map, then prune(..., device='cuda'), which blocks visit in turn; or prune_checkpoint the folder."
+                "device_map, then prune(..., device='cuda'), which blocks visit in turn; or use prune_checkpoint."
             )
         if not is_finite(parameter):
             raise ValueError(f"{name} has values that are not finite: expected finite ones. Is the checkpoint damaged?")

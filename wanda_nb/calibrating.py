@@ -59,7 +59,8 @@ def calibrate(
     dict of inputs, as for ``prune``.
     statistic: ``"norm"``, or ``"gram"`` for updates (SparseGPT), which keeps XᵀX (in, in) in float64: the progress bar
     says how much memory that takes at most.
-    attention_mask, device, batch_size, blocks: as for ``prune``. dtype, budget: as for ``prune_checkpoint``, of a folder alone.
+    attention_mask, device, batch_size, blocks: as for ``prune``.
+    dtype, budget: as for ``prune_checkpoint``, of a folder alone.
     text: what is known of the text, such as its source and seed, in plain values.
     kept: a folder for what is finished: after a kill, the same call goes on from it.
 
@@ -98,7 +99,9 @@ def calibrate(
         if len(notes.parts) < len(blocks):
             allocate = allocator(compute, budget, folder and folder / f"hidden-states-{world()[0]}.tmp")
             with torch.no_grad(), evaluating(model), bar, missing_operators_named(compute):
-                _run(notes, model, skeleton, compute, (*share, batch_size, allocate, blocks), STATISTICS[statistic], bar)
+                _run(
+                    notes, model, skeleton, compute, (*share, batch_size, allocate, blocks), STATISTICS[statistic], bar
+                )
     return notes.whole()
 
 

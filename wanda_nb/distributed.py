@@ -44,7 +44,10 @@ def join_processes(device: str) -> torch.device:
 
 
 def my_share(tokens, attention_mask=None) -> tuple:
-    """This rank's windows, or a dict with its samples of each tensor; and their mask. Raises ValueError if there are fewer windows than ranks."""
+    """This rank's windows, or a dict with its samples of each tensor; and their mask.
+
+    Raises ValueError if there are fewer windows than ranks.
+    """
     rank, ranks = world()
     if (count := len(tree_leaves(tokens)[0])) < ranks:
         raise ValueError(

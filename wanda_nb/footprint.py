@@ -82,9 +82,9 @@ class _Seen(Exception):
 def dry_pass(model, batch: dict[str, torch.Tensor], statistic=InputNorms, blocks=None) -> Pass:
     """What a batch of inputs takes, found by a pass through a twin whose blocks are on the meta device.
 
-    blocks: as for ``decoder_blocks``. statistic: what the capture sums up, InputNorms or InputGrams. Blocks that look at values, which are not there, are
-    taken to hold the inputs and outputs of all layers at once. What blocks hand on to one another besides hidden
-    states (keys and values that some share) is not counted.
+    blocks: as for ``decoder_blocks``. statistic: what the capture sums up, InputNorms or InputGrams. Blocks that look
+    at values, which are not there, are taken to hold the inputs and outputs of all layers at once. What blocks hand on
+    to one another besides hidden states (keys and values that some share) is not counted.
     """
     names = block_names(model, blocks)
     twin = _twin(model, names)
@@ -165,8 +165,8 @@ def need(
 ) -> Need:
     """What the loop takes on a device where so many bytes of blocks are ``there`` at one time.
 
-    tokens: or a dict of inputs; None if no block is run. blocks: as for ``decoder_blocks``. starting: bytes of weights that are there when the first hidden states are
-    computed; 0 if that is done elsewhere.
+    tokens: or a dict of inputs; None if no block is run. blocks: as for ``decoder_blocks``. starting: bytes of weights
+    that are there when the first hidden states are computed; 0 if that is done elsewhere.
     """
     blocks = decoder_blocks(model, blocks)
     selection = max(selection_bytes(plan, block) for block in blocks)

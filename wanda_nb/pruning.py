@@ -11,17 +11,16 @@ from typing import Protocol
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from .blocks import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
 from .calibration import Calibration
-from .cost import loop_flops
 from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
 from .footprint import need
 from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
 from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states, samples_and_length
+from .inputs.rehearsal import flops_of, rehearse
 from .inputs.samples import check_samples, samples_in
 from .inputs.statistics import Captured, looked_up
 from .inputs.text import begin_with_bos
@@ -110,9 +109,9 @@ def prune(
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         if reads_text:
             with clock("prepare"):
-                seconds = 0.0 if visits else _rehearse(model, blocks, tokens, attention_mask)
+                seconds = 0.0 if visits else rehearse(model, blocks, tokens, attention_mask)
                 states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on), blocks)
-                flops, one = _flops(model, blocks, states, shape[1])
+                flops, one = flops_of(model, blocks, states, shape[1])
                 if not visits:  # the rehearsal ran one window through every block
                     seconds *= flops / one if one else 2 * samples_in(tokens)
                     bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
@@ -191,33 +190,6 @@ def prune_block(plan, clock, index, block, statistics) -> tuple[list[dict], dict
             row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": plan.sparsity_of(index)}
             rows.append({**row, "reached": reached, **extra, "select s": time.perf_counter() - start})
     return rows, masks
-
-
-def _rehearse(model, blocks, tokens, attention_mask) -> float:
-    """Seconds for the first window to pass through the dense blocks. Raises ValueError if it does not stay finite."""
-    first = 0
-    if attention_mask is not None:
-        first = int(attention_mask.bool().any(dim=1).int().argmax())  # a window that is all padding shows nothing
-        attention_mask = attention_mask[first : first + 1]
-    tokens = tree_map(lambda tensor: tensor[first : first + 1], tokens)
-    states = first_hidden_states(model, tokens, attention_mask, 1, blocks=blocks)
-    start = time.perf_counter()
-    for index, block in enumerate(blocks):
-        states.advance(index, block, home_of(block))
-        if not bool(states.hidden[0].isfinite().all()):
-            raise ValueError(
-                f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
-                "Nothing was changed. Expected finite ones: try float32 or bfloat16, or check the checkpoint."
-            )
-    return time.perf_counter() - start
-
-
-def _flops(model, blocks, states, length: int) -> tuple[float, float]:
-    """Operations of the loop, and of one dense window on its way; 0 where a layer may read other positions than enter."""
-    if getattr(model.config, "is_encoder_decoder", False) or any(hidden.ndim != 3 for hidden in states.hidden):
-        return 0.0, 0.0
-    loop = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden], blocks).total
-    return loop, loop_flops(model, [(1, length)], blocks).capture
 
 
 def check_widths(blocks, plan) -> None:

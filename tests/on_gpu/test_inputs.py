@@ -1,4 +1,4 @@
-"""Models of images and speech visit the device like those of text; a model that accelerate has spread stays where it is."""
+"""Models of images and speech visit the device like those of text; a model spread over devices stays where it is."""
 
 import accelerate
 import pytest

@@ -13,11 +13,14 @@ from ..reporting.provenance import provenance
 from ..reporting.report import Report
 
 
-def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict | None = None, blocks=None, **measured) -> Path:
-    """Save a pruned model for ``AutoModelForCausalLM.from_pretrained(folder)``, with a model card; return the folder.
+def save_pruned(
+    model, tokenizer, folder, report: Report, *, calibration: dict | None = None, blocks=None, **measured
+) -> Path:
+    """Save a pruned model, with its model card, for its own class's ``from_pretrained(folder)``; return the folder.
 
-    report: what ``prune`` returned. calibration: source, samples, length, seed and whatever else identifies the tokens.
-    blocks: as for ``prune``. measured: results such as ``perplexity=32.4``. All of it goes into the card (README.md) and pruning.json.
+    tokenizer: or the processor of a model of images or speech. report: what ``prune`` returned.
+    calibration: source, samples, length, seed and whatever else identifies the tokens. blocks: as for ``prune``.
+    measured: results such as ``perplexity=32.4``. All of it goes into the card (README.md) and pruning.json.
     The folder appears complete or not at all. Raises ValueError if the model carries unmerged adapters, or has fewer
     zeros than the report says, as after a dense merge; FileExistsError if the folder is not empty.
     Introduced in notebook 06, "Save and share".
@@ -40,7 +43,7 @@ def save_pruned(model, tokenizer, folder, report: Report, *, calibration: dict |
         unfinished.mkdir()
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        write_card(unfinished, report, zeros, provenance(model), calibration, measured)
+        write_card(unfinished, report, zeros, provenance(model), calibration, measured, model.can_generate())
         for path in (*unfinished.rglob("*"), unfinished):
             sync(path)
         if folder.exists():

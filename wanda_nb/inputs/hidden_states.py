@@ -18,6 +18,7 @@ from .refusals import PLAIN, check_all_called, check_independent, check_shape, e
 from .samples import batches, run_quietly, samples_in
 from .sent import Sent
 
+
 class HiddenStates:
     """What enters the next block, for all calibration windows.
 

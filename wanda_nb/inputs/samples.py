@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from ..blocks import input_embeddings, is_finite
 from .text import check_tokens
 
-Samples = torch.Tensor | dict[str, torch.Tensor]
+Samples: TypeAlias = torch.Tensor | dict[str, torch.Tensor]
 
 
 def check_samples(model, tokens, attention_mask=None) -> tuple[Samples, torch.Tensor | None]:
@@ -25,7 +26,9 @@ def check_samples(model, tokens, attention_mask=None) -> tuple[Samples, torch.Te
         check_tokens(model, tokens, attention_mask)
         return tokens, attention_mask
     if attention_mask is not None:
-        raise ValueError("attention_mask beside a dict of inputs: expected it in the dict, by the forward's name for it.")
+        raise ValueError(
+            "attention_mask beside a dict of inputs: expected it in the dict, by the forward's name for it."
+        )
     inputs = dict(tokens)
     _check_tensors(model, inputs)
     ids = inputs.get("input_ids")
@@ -35,8 +38,8 @@ def check_samples(model, tokens, attention_mask=None) -> tuple[Samples, torch.Te
             check_tokens(model, tensor, mask if tensor is ids else None)
         if name.endswith("attention_mask") and not bool(tensor.all()):
             raise ValueError(
-                f"{name} hides some positions, which would count in the statistics: padding can be left out of input_ids "
-                "alone, by their attention_mask. Expected samples without padding here; give fewer, or cut them."
+                f"{name} hides some positions, which would count in the statistics: only the padding of input_ids can "
+                "be left out, by their attention_mask. Expected samples without padding here: give fewer, or cut them."
             )
     return inputs, mask
 
@@ -72,10 +75,10 @@ def samples_in(tokens: Samples) -> int:
 def run_quietly(model, inputs: dict) -> None:
     """Run the model without its head, and without a cache if it knows one."""
     parameters = _parameters(model)
-    passed_on = inspect.Parameter.VAR_KEYWORD in parameters.values() and hasattr(
-        model.config.get_text_config(), "use_cache"
-    )
-    model.base_model(**inputs, **({"use_cache": False} if "use_cache" in parameters or passed_on else {}))
+    known = "use_cache" in parameters
+    if inspect.Parameter.VAR_KEYWORD in parameters.values():  # handed on to the language model inside
+        known = known or hasattr(model.config.get_text_config(), "use_cache")
+    model.base_model(**inputs, **({"use_cache": False} if known else {}))
 
 
 def batches(
@@ -124,7 +127,7 @@ def _without_padding(model, sample: dict, real: torch.Tensor, enter) -> dict:
         found, known = choices[0], placeable or bool(real[: int(real.sum())].all())
     if not known:
         raise ValueError(
-            f"{type(model).__name__} puts tokens at other positions if the padding before them is left out, and takes no "
-            "position_ids. Pad on the right, or give samples of one length."
+            f"{type(model).__name__} puts tokens at other positions if the padding before them is left out, and takes "
+            "no position_ids. Pad on the right, or give samples of one length."
         )
     return found
