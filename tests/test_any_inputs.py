@@ -45,9 +45,13 @@ def test_token_ids_are_the_same_by_name(tokens):
     keep = torch.ones_like(tokens)
     keep[0, :5] = keep[2, 9:] = 0
     plain, named = tiny_model(), tiny_model()
-    wn.prune(plain, tokens, attention_mask=keep, batch_size=4)
+    tokens[:, 0] = tokens[0, 5] = 1  # BOS
+    expected = wn.prune(plain, tokens, attention_mask=keep, batch_size=4)
     report = wn.prune(named, BatchFeature({"input_ids": tokens, "attention_mask": keep}), batch_size=4)
-    assert same(plain, named) and report.tokens == (6, 12)
+    assert same(plain, named) and report.tokens == (6, 12) and report.bos is expected.bos is True
+    assert report.flops == expected.flops
+    model, inputs, _ = tiny_family("vit")
+    assert wn.prune(model, inputs).bos is None
 
 
 def cut(inputs, keep, size, beside):
@@ -75,15 +79,18 @@ def test_a_sample_with_padding_is_read_without_it(family):
     placed = {**inputs, "position_ids": torch.arange(20).expand(5, 20), "attention_mask": keep}
     beside = {"input_ids", "token_type_ids", "position_ids", "attention_mask"}
     prune_whole(expected, list(cut(placed, keep, 2, beside)), blocks=blocks)
-    wn.prune(model, {**inputs, "attention_mask": keep}, batch_size=2, blocks=blocks)
-    assert same(model, expected)
+    for given in ({**inputs, "attention_mask": keep}, placed):  # with positions, too
+        pruned = copy.deepcopy(model)
+        wn.prune(pruned, given, batch_size=2, blocks=blocks)
+        assert same(pruned, expected)
 
 
 @pytest.mark.parametrize("blocks", ["encoder", "decoder"])
 def test_padding_of_a_model_that_takes_no_positions(blocks):
     model, inputs, _ = tiny_family("bart decoder")
     keep = torch.ones(5, 20, dtype=torch.long)
-    keep[1, 15:] = keep[4, 19:] = 0
+    keep[0, 15:] = keep[4, 19:] = 0
+    inputs["decoder_input_ids"] = torch.cat([inputs["decoder_input_ids"], inputs["input_ids"]], dim=1)  # the longer one
     expected = prune_whole(copy.deepcopy(model), list(cut(inputs, keep, 2, {"input_ids"})), blocks=blocks)
     left = keep.flip(1)
     with pytest.raises(
@@ -134,6 +141,12 @@ def test_a_model_with_several_lists_of_blocks_refuses_to_guess():
             wn.decoder_blocks(model, name)
     with pytest.raises(ValueError, match=rf"{listing}: .* several"):
         wn.decoder_blocks(model, "layers")
+
+
+def test_a_whole_name_is_that_list_although_it_is_a_part_of_another():
+    one, other = (nn.ModuleList([nn.Linear(2, 2)]) for _ in range(2))
+    model = nn.ModuleDict({"decoder": nn.ModuleDict({"layers": one}), "layers": other})
+    assert wn.decoder_blocks(model, "layers") == [*other] and wn.decoder_blocks(model, "decoder") == [*one]
 
 
 @pytest.mark.parametrize("blocks", [[], [nn.Linear(2, 2)], "norms", 3])

@@ -113,8 +113,8 @@ def _without_padding(model, sample: dict, real: torch.Tensor, enter) -> dict:
     mask = real[None].long()
     # without a mask, transformers would take a gap in the positions for the border between two texts
     in_place = {**unpadded, "position_ids": real.nonzero().T, "attention_mask": mask[:, real]}
-    placeable = "position_ids" in _parameters(model) and "position_ids" not in sample
-    choices = [in_place, unpadded] if placeable else [unpadded]
+    placeable = "position_ids" in _parameters(model)
+    choices = [in_place, unpadded] if placeable and "position_ids" not in sample else [unpadded]
     expected = enter({**sample, "attention_mask": mask})
     if enter(unpadded).shape != expected.shape:
 
