@@ -361,6 +361,16 @@ def test_a_block_that_changes_the_shape_later_is_refused():
     assert wn.sparsity(model) == 0
 
 
+def test_samples_that_enter_in_several_pieces_are_refused():
+    model, inputs, _ = tiny_family("vit")
+    whole = model.embeddings.forward
+    model.embeddings.forward = lambda *args, **kwargs: whole(*args, **kwargs).repeat(2, 1, 1)
+    with pytest.raises(
+        ValueError, match="ViTModel is not supported: expected a model that runs its 3 blocks once each"
+    ):
+        wn.prune(model, inputs)
+
+
 @pytest.mark.parametrize("blocks", ["encoder", "decoder"])
 def test_an_encoder_decoder_whose_blocks_hand_on_more_is_refused_for_that(blocks):
     """T5's first block computes a bias of positions for all others."""

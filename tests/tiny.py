@@ -91,7 +91,7 @@ SPEECH = {
 }
 SEEN = {
     **{"vision_config": {"model_type": "clip_vision_model", **VISION}, "image_token_id": 95, "image_token_index": 95},
-    "text_config": {"model_type": "llama", **ROOMY, **SPECIAL},
+    "text_config": {"model_type": "llama", **ROOMY, **SPECIAL, "num_attention_heads": 2},
 }
 STAGES = {"hidden_sizes": [16, 32], "depths": [2, 3], "num_stages": 2, "patch_size": 2, "image_size": 16}
 
