@@ -10,7 +10,8 @@ from ..blocks import block_names, decoder_blocks, is_expert, linear_layers, weig
 from ..calibration import Calibration
 from ..capture import InputGrams
 from ..reporting.progress import Clock
-from .hidden_states import HiddenStates, never_called
+from .hidden_states import HiddenStates
+from .refusals import never_called
 
 
 class Captured:
@@ -70,21 +71,21 @@ class Captured:
 class LookedUp:
     """What layers read in the dense model, from a calibration. Raises ValueError if it does not fit the model.
 
-    identity: gives the ``model_identity``, also of a model that is on the meta device.
+    identity: gives the ``model_identity``, also of a model that is on the meta device. blocks: as for ``prune``.
     """
 
     runs = False
 
-    def __init__(self, calibration: Calibration, model, statistic: type, identity: Callable[[], dict]):
+    def __init__(self, calibration: Calibration, model, statistic: type, identity: Callable[[], dict], blocks=None):
         calibration.check(identity())
-        self.names, self.gram = block_names(model), statistic is InputGrams
+        self.names, self.gram = block_names(model, blocks), statistic is InputGrams
         self.calibration, self.kind = calibration, f"{'Grams' if self.gram else 'norms'} of the dense model"
         if self.gram and calibration.statistic != "gram":
             raise ValueError(
                 "An update needs XᵀX of each layer's input, and this calibration holds norms alone: calibrate with "
                 'statistic="gram", or give tokens.'
             )
-        for index, block in enumerate(decoder_blocks(model)):
+        for index, block in enumerate(decoder_blocks(model, blocks)):
             for name, layer in linear_layers(block).items():
                 full, width = f"{self.names[index]}.{name}", weight_matrix(layer).shape[1]
                 if not calibration.tokens.get(full):
@@ -101,7 +102,9 @@ class LookedUp:
         """Nothing, because no block is run."""
 
 
-def looked_up(calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict]) -> LookedUp | None:
+def looked_up(
+    calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict], blocks=None
+) -> LookedUp | None:
     """The inputs for a plan, if there is a calibration and the plan reads inputs. Raises ValueError if not usable."""
     if calibration is None:
         return None
@@ -112,7 +115,7 @@ def looked_up(calibration, model, plan, tokens, attention_mask, identity: Callab
         )
     if tokens is not None or attention_mask is not None:
         raise ValueError("Both tokens and a calibration: expected one of them. Leave out tokens and attention_mask.")
-    return LookedUp(calibration, model, plan.statistic, identity) if plan.statistic else None
+    return LookedUp(calibration, model, plan.statistic, identity, blocks) if plan.statistic else None
 
 
 def _no_token(name: str, index: int, state: str) -> ValueError:
