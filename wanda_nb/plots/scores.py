@@ -143,12 +143,13 @@ def error_ratios(ratios, marked=()):
     """Magnitude's error over Wanda's in every layer: a DataFrame, a row a layer name, a column a block.
 
     marked: pairs (layer name, block) to frame. One colour for where each method's error is the smaller, white where
-    they are equal. Used in notebook 02, "All layers".
+    they are equal; beyond four times, the colour stays. Used in notebook 02, "All layers".
     """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     values = ratios.to_numpy(float)
-    top = max(values.max(), 1 / values.min())
+    most = max(values.max(), 1 / values.min())
+    top = min(most, 4)  # so that one layer does not take all colours
     colors = LinearSegmentedColormap.from_list("who", [COLORS["magnitude"], "white", COLORS["wanda"]])
     figure, axes = plt.subplots(figsize=(7, 3.2))
     shown = axes.imshow(values, norm=LogNorm(1 / top, top), cmap=colors, aspect="auto", interpolation="nearest")
@@ -162,8 +163,8 @@ def error_ratios(ratios, marked=()):
     axes.set_xlabel("block")
     axes.set_title("Error of the layer's output: magnitude's over Wanda's")
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(shown, ax=axes, pad=0.02)
-    ticks = [tick for tick in (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if 1 / top <= tick <= top]
+    bar = figure.colorbar(shown, ax=axes, pad=0.02, extend="both" if most > top else "neither")
+    ticks = [tick for tick in (1 / 4, 1 / 2, 1, 2, 4) if 1 / top <= tick <= top]
     bar.set_ticks(ticks, labels=[f"{tick:g}×" for tick in ticks])
     bar.minorticks_off()
     return figure
