@@ -73,7 +73,7 @@ def massive_activations(first, others, with_first, without_first):
 
     first, others: max |x| leaving the block, at the first token and at all others. with_first, without_first:
     loudest channel over median in the input of down_proj, all tokens counted or all but the first.
-    Used in notebook 01, "One very loud token".
+    Used in notebook 01, "Where the loudest channel comes from".
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
     above.plot(first, marker="o", markersize=5, color=COLORS["magnitude"], label="at the first token")
