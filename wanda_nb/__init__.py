@@ -8,6 +8,7 @@ from .calibrating import calibrate
 from .calibration import Calibration, load_calibration
 from .capture import InputGrams, InputNorms
 from .checkpoint.compressed import load_compressed, save_compressed
+from .checkpoint.gguf import save_gguf
 from .checkpoint.save import save_pruned
 from .checkpoint.streaming import estimate_checkpoint, prune_checkpoint
 from .evaluation.generation import complete
@@ -74,6 +75,7 @@ __all__ = [
     "recover",
     "ria_score",
     "save_compressed",
+    "save_gguf",
     "save_pruned",
     "scorecard",
     "sparsity",
