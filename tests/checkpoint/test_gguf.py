@@ -57,6 +57,11 @@ def sentencepiece(kind=LlamaTokenizer, special=("<unk>", "<s>", "</s>")):
     return kind(vocab={word: number for number, word in enumerate(words)}, merges=scored, add_bos_token=True)
 
 
+LOCAL_ROPE = {
+    "full_attention": {"rope_type": "default", "rope_theta": 1000000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 TOKENIZERS = {
     "llama": byte_level,
     "mistral": sentencepiece,
@@ -202,12 +207,9 @@ def test_how_text_is_cut_has_a_name(cuts, ignore_merges):
         ("mistral", {"sliding_window": 4}, "sliding_window is 4: .* takes it to be None"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 4}, "use_sliding_window is True"),
         ("gemma3", {"query_pre_attn_scalar": 8}, "query_pre_attn_scalar is 8: .* takes it to be 256"),
-        ("gemma3", {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}, r"layer_types is \['full_attention"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
-            "expected all dimensions, and a type among default, llama3",
-        ),
+        ("gemma3", {"layer_types": ["full_attention"] * 7}, r"layer_types is \['full_attention"),
+        ("gemma3", {"rope_parameters": LOCAL_ROPE}, "rope_parameters is .*20000"),
+        ("llama", {"rope_parameters": LINEAR_ROPE}, "expected all dimensions, and a type among default, llama3"),
     ],
 )
 def test_what_the_file_cannot_say_is_refused(make, settings, said, tmp_path):
@@ -221,7 +223,7 @@ def test_other_errors_come_before_the_file(tmp_path):
     model, path = tiny("llama"), tmp_path / "model.gguf"
     with pytest.raises(ValueError, match="dtype='Q3': expected one of F16, Q8_0, Q4_0"):
         wn.save_gguf(model, byte_level(), path, "Q3")
-    with pytest.raises(ValueError, match="its WordLevel cuts text by .* Expected BPE with bytes"):
+    with pytest.raises(ValueError, match=r"its WordLevel cuts text by .* Expected BPE with bytes"):
         wn.save_gguf(model, letters_of("llama"), path)
     with pytest.raises(ValueError, match="Tokenizer is not supported: expected a fast tokenizer"):
         wn.save_gguf(model, type("Tokenizer", (), {})(), path)

@@ -57,13 +57,13 @@ FAMILIES = {
 def save_gguf(model, tokenizer, path, dtype: str = "F16") -> int:
     """Write a model and its tokenizer to one GGUF file, for llama.cpp and its kin; return its size in bytes.
 
-    dtype: how matrices are stored: ``"F16"``, ``"Q8_0"`` or ``"Q4_0"`` (8 or 4 bits, and a scale for every 32 weights of
-    a row, so 8.5 or 4.5 bits a weight; a row that 32 does not divide stays F16). Vectors stay float32. A zero stays a
-    zero in each, but takes as much room as any other weight. Families: LLaMA, Mistral, Qwen 2 and 3, Gemma 3; with
-    tokenizers that are byte-level BPE of a kind that llama.cpp knows, or SentencePiece's BPE with bytes to fall back on.
-    ``from_pretrained(folder, gguf_file=name)`` reads the file, too, but knows no scaled rotary frequencies (LLaMA 3.1).
+    dtype: how matrices are stored: ``"F16"``, ``"Q8_0"`` or ``"Q4_0"`` (8 or 4 bits, and a scale for every 32 weights
+    of a row, so 8.5 or 4.5 bits a weight; rows that 32 does not divide stay F16). Vectors stay float32. A zero stays a
+    zero in each, but takes as much room as any other weight. Families: LLaMA, Mistral, Qwen 2 and 3, Gemma 3, with
+    tokenizers that are SentencePiece's BPE with bytes to fall back on, or byte-level BPE of a kind that llama.cpp knows.
+    ``from_pretrained(folder, gguf_file=name)`` reads the file, too, but no scaled rotary frequencies (LLaMA 3.1).
     The file appears complete or not at all. Raises ValueError, before anything is written, for another family or
-    tokenizer, a setting that GGUF cannot say, weights that are quantised, not finite or too large for F16, and adapters.
+    tokenizer, a setting that GGUF cannot say, adapters, and weights that are quantised, not finite or beyond F16.
     Introduced in notebook 06, "Save and share".
     """
     if dtype not in DTYPES:
@@ -102,24 +102,25 @@ def _family(model) -> Family:
             f"{type(model).__name__} ({kind}) is not supported: expected one of {', '.join(FAMILIES)}. For another "
             "family, use save_pruned and llama.cpp's own convert_hf_to_gguf.py."
         )
-    granted = dict(FAMILIES[kind].granted)
-    if kind == "gemma3_text":
-        count = config.num_hidden_layers
-        granted["layer_types"] = ["sliding_attention" if i % 6 else "full_attention" for i in range(1, count + 1)]
-        granted["query_pre_attn_scalar"] = config.hidden_size // config.num_attention_heads
-        granted["query_pre_attn_scalar"] = granted["query_pre_attn_scalar"] if count == 62 else config.head_dim  # 27B
-        granted["rope_parameters"] = {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            "full_attention": {"rope_type": "default", "rope_theta": config.rope_parameters["full_attention"]["rope_theta"]},
-        }
-    for name, value in granted.items():
+    for name, value in {**FAMILIES[kind].granted, **(_gemma3(config) if kind == "gemma3_text" else {})}.items():
         if (found := getattr(config, name, None)) != value:
             raise ValueError(f"{name} is {found!r}: whoever reads the GGUF file of a {kind} takes it to be {value!r}.")
-    known = ("default", "llama3") if kind == "llama" else ("default",)
-    rope = _rope(config)
+    rope, known = _rope(config), ("default", "llama3") if kind == "llama" else ("default",)
     if rope["rope_type"] not in known or rope.get("partial_rotary_factor", 1) != 1:
         raise ValueError(f"rope_parameters are {rope}: expected all dimensions, and a type among {', '.join(known)}.")
     return FAMILIES[kind]
+
+
+def _gemma3(config) -> dict:
+    """What readers take for granted of a Gemma 3 of this size; only its largest, of 62 blocks, scales in another way."""
+    blocks = range(1, config.num_hidden_layers + 1)
+    width = config.hidden_size // config.num_attention_heads if len(blocks) == 62 else config.head_dim
+    sliding = {"rope_type": "default", "rope_theta": 10000.0}
+    return {
+        "layer_types": ["sliding_attention" if number % 6 else "full_attention" for number in blocks],
+        "query_pre_attn_scalar": width,
+        "rope_parameters": {**config.rope_parameters, "sliding_attention": sliding},
+    }
 
 
 def _rope(config) -> dict:
@@ -137,8 +138,8 @@ def _tensors(model, family: Family) -> dict[str, torch.Tensor]:
         name = names.get_name(own, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ValueError(f"{own} has no name in GGUF files of {family.arch.name}: it cannot be stored.")
-        if tensor.numel() and float(tensor.abs().max()) > torch.finfo(torch.float16).max:
-            raise ValueError(f"{own} holds a weight of {float(tensor.abs().max()):.0f}: F16 ends at 65504.")
+        if (largest := max(map(abs, map(float, tensor.aminmax())))) > torch.finfo(torch.float16).max:
+            raise ValueError(f"{own} holds a weight of {largest:.0f}: F16 ends at 65504.")
         tensors[name] = tensor
     if _rope(model.config)["rope_type"] == "llama3":
         own = model.model.rotary_emb.inv_freq

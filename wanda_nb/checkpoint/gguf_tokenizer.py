@@ -10,14 +10,17 @@ from gguf import TokenType
 
 SPACE = "▁"  # what SentencePiece writes for a space
 
-_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 #: llama.cpp's name for how byte-level BPE cuts text before it merges, and whether it takes whole words first.
 PRE_TOKENIZERS = {
     ((("ByteLevel", True),), False): "gpt-2",
     ((("Digits", True), ("ByteLevel", True)), False): "smollm",
-    ((("Split", _WORD % "{1,3}", "Isolated", False), ("ByteLevel", False)), True): "llama-bpe",
-    ((("Split", _WORD % "", "Isolated", False), ("ByteLevel", False)), False): "qwen2",
+    ((("Split", _WORDS % "{1,3}", "Isolated", False), ("ByteLevel", False)), True): "llama-bpe",
+    ((("Split", _WORDS % "", "Isolated", False), ("ByteLevel", False)), False): "qwen2",
 }
 
 
