@@ -60,7 +60,7 @@ def save_gguf(model, tokenizer, path, dtype: str = "F16") -> int:
     dtype: how matrices are stored: ``"F16"``, ``"Q8_0"`` or ``"Q4_0"`` (8 or 4 bits, and a scale for every 32 weights
     of a row, so 8.5 or 4.5 bits a weight; rows that 32 does not divide stay F16). Vectors stay float32. A zero stays a
     zero in each, but takes as much room as any other weight. Families: LLaMA, Mistral, Qwen 2 and 3, Gemma 3, with
-    tokenizers that are SentencePiece's BPE with bytes to fall back on, or byte-level BPE of a kind that llama.cpp knows.
+    tokenizers that are SentencePiece's BPE with bytes to fall back on, or byte-level BPE of a kind known to llama.cpp.
     ``from_pretrained(folder, gguf_file=name)`` reads the file, too, but no scaled rotary frequencies (LLaMA 3.1).
     The file appears complete or not at all. Raises ValueError, before anything is written, for another family or
     tokenizer, a setting that GGUF cannot say, adapters, and weights that are quantised, not finite or beyond F16.
@@ -112,7 +112,7 @@ def _family(model) -> Family:
 
 
 def _gemma3(config) -> dict:
-    """What readers take for granted of a Gemma 3 of this size; only its largest, of 62 blocks, scales in another way."""
+    """What readers take for granted of a Gemma 3 of this size; the largest, of 62 blocks, scales in another way."""
     blocks = range(1, config.num_hidden_layers + 1)
     width = config.hidden_size // config.num_attention_heads if len(blocks) == 62 else config.head_dim
     sliding = {"rope_type": "default", "rope_theta": 10000.0}
