@@ -9,6 +9,7 @@ from .calibration import Calibration, load_calibration
 from .capture import InputGrams, InputNorms
 from .checkpoint.compressed import load_compressed, save_compressed
 from .checkpoint.gguf import save_gguf
+from .checkpoint.quantise import quantised, stored_bytes
 from .checkpoint.save import save_pruned
 from .checkpoint.streaming import estimate_checkpoint, prune_checkpoint
 from .evaluation.generation import complete
@@ -72,6 +73,7 @@ __all__ = [
     "prune_mask",
     "published",
     "published_windows",
+    "quantised",
     "recover",
     "ria_score",
     "save_compressed",
@@ -79,6 +81,7 @@ __all__ = [
     "save_pruned",
     "scorecard",
     "sparsity",
+    "stored_bytes",
     "training_tokens",
     "wanda_score",
     "weight_matrix",
