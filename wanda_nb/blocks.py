@@ -6,7 +6,6 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_wrapped
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -107,11 +106,9 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Module]:
         if hasattr(module, "base_layer"):
             raise ValueError(f"{name} in {kind} carries an unmerged adapter: merge or unload it before pruning.")
     for name, layer in layers.items():
-        weight = layer.weight
-        if is_wrapped(weight) or weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            stored = type(weight).__name__ if is_wrapped(weight) else weight.dtype  # torchao's look like floats
+        if layer.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise ValueError(
-                f"{name} in {kind} holds quantised weights ({stored}): expected floating-point ones. "
+                f"{name} in {kind} holds quantised weights ({layer.weight.dtype}): expected floating-point ones. "
                 "Prune the unquantised model, then quantise the result."
             )
     owned = {id(layer.weight) for layer in layers.values()}

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..blocks import is_wrapped
 from ..files import settle
 
 FORMAT = "wanda_nb bitmask 1"
@@ -29,7 +28,7 @@ def save_compressed(model: nn.Module, path) -> int:
 
     A pruned weight (out, in) is stored as one bit for each element, 1 where it is kept, and the kept values in order; a
     tensor that would not shrink is stored as it is. All bit patterns survive, -0.0 too. Tied weights are stored once.
-    The file appears complete or not at all. Raises ValueError for weights that are on the meta device or ``quantised``.
+    The file appears complete or not at all. Raises ValueError for weights on the meta device.
     Introduced in notebook 06, "Save and share".
     """
     tensors: dict[str, torch.Tensor] = {}
@@ -37,8 +36,6 @@ def save_compressed(model: nn.Module, path) -> int:
     for name, tensor in model.state_dict().items():
         if tensor.is_meta:
             raise ValueError(f"{name} is on the meta device: load all weights before saving them.")
-        if is_wrapped(tensor):
-            raise ValueError(f"{name} is quantised ({type(tensor).__name__}): save the model as it was before that.")
         view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if view in seen and tensor.numel():  # tied
             continue
