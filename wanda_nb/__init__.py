@@ -17,6 +17,7 @@ from .evaluation.perplexity import perplexity, window_losses
 from .evaluation.scorecard import scorecard
 from .evaluation.uncertainty import mean_interval, paired_difference, perplexity_interval
 from .evaluation.zero_shot import ZeroShot, zero_shot
+from .experts import separate_experts
 from .inputs.documents import documents
 from .inputs.hidden_states import first_hidden_states
 from .inputs.loading import load_model, model_folder
@@ -80,6 +81,7 @@ __all__ = [
     "save_gguf",
     "save_pruned",
     "scorecard",
+    "separate_experts",
     "sparsity",
     "stored_bytes",
     "training_tokens",

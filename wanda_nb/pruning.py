@@ -43,6 +43,7 @@ def prune(
     calibration: Calibration | None = None,
     device=None,
     batch_size: int | None = None,
+    rare: int = 0,
 ) -> Report:
     """Remove weights from all linear layers of all decoder blocks, in place, with no retraining.
 
@@ -66,6 +67,8 @@ def prune(
     reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.
     device: where to compute (``"auto"``: the best there is); blocks of a model in CPU memory visit it one at a time.
     batch_size: windows at a time.
+    rare: an expert that saw fewer tokens than this is pruned as if all its inputs were alike, by magnitude, and
+    ``report.by_magnitude`` says which; with 0, one that saw none stops the run. Stacked ones: ``separate_experts``.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
     estimate of time, the first window runs through the whole dense model beforehand, unless its blocks visit, which
@@ -80,7 +83,8 @@ def prune(
     device = usable_device(device) if device is not None else None
     compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
-    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, partial(model_identity, model))
+    identity = partial(model_identity, model)
+    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, identity, rare)
     reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
     if reads_text:
@@ -106,11 +110,12 @@ def prune(
                 if not visits:  # the rehearsal ran one window through every block
                     seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture
                     bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
-            inputs = Captured(states, plan.statistic, clock)
+            inputs = Captured(states, plan.statistic, clock, rare=rare)
         rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     if inputs is not None:
         report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
+        report.by_magnitude = inputs.by_magnitude
     if reads_text:
         report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report
@@ -132,9 +137,10 @@ class Place(Protocol):
 class Inputs(Protocol):
     """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
 
-    #: Whether blocks are run; and in words, for the report.
+    #: Whether blocks are run; in words, for the report; and (block, layer, tokens) of experts that saw too few.
     runs: bool
     kind: str
+    by_magnitude: list[tuple[int, str, int]]
 
     def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
         """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""

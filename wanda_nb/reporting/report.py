@@ -41,6 +41,8 @@ class Report:
     activations: str | None = None
     #: For a run from a calibration: what is known of its texts.
     calibration: list[dict] | None = None
+    #: Experts' layers that saw too few tokens and were pruned as if all inputs were alike: (block, layer, tokens).
+    by_magnitude: list[tuple[int, str, int]] = field(default_factory=list)
 
     @property
     def reached(self) -> float:
@@ -68,6 +70,7 @@ class Report:
         settings += f", {self.update} update" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
         activations = f" · {self.activations}" if self.activations else ""
+        activations += f" · {len(self.by_magnitude)} of rare experts by magnitude" if self.by_magnitude else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
