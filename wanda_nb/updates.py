@@ -63,15 +63,23 @@ def obs_prune(
     for start in range(0, len(V), width):
         columns = slice(start, min(start + width, len(V)))
         block, U = V[columns], factor[columns, columns]
-        errors = torch.zeros_like(block)
-        for j in range(len(block)):
+        errors = torch.empty_like(block)
+        divisor = _divisor(U.diagonal(), removed[columns])
+        each = list(zip(block.unbind(), divisor.unbind(), errors.unbind(), strict=True))
+        for j, (column, by, error) in enumerate(each):
             if choose and j % step == 0:
-                group = slice(start + j, min(start + j + step, columns.stop))
-                removed[group] = choose(block[j : j + step].T, U.diagonal()[j : j + step], group).T
-            errors[j] = block[j].where(removed[start + j], 0) / U[j, j]
-            block[j:].addr_(U[j, j:], errors[j], alpha=-1)
+                here, group = slice(j, j + step), slice(start + j, min(start + j + step, columns.stop))
+                removed[group] = choose(block[here].T, U.diagonal()[here], group).T
+                divisor[here] = _divisor(U.diagonal()[here], removed[group])
+            torch.div(column, by, out=error)
+            block[j:].addr_(U[j, j:], error, alpha=-1)
         V[columns.stop :].addmm_(factor[columns, columns.stop :].T, errors, alpha=-1)
     return V.masked_fill_(removed, 0).T
+
+
+def _divisor(d: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
+    """What a weight is divided by to get its error: d (columns,) where it is removed (columns, out), elsewhere inf."""
+    return torch.where(removed, d[:, None], torch.inf)
 
 
 def obs_score(W: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
