@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
 
 import pandas as pd
 import torch
-from torch import nn
 
 from .blocks import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
 from .calibration import Calibration
@@ -21,7 +20,7 @@ from .footprint import need
 from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
 from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states
-from .inputs.statistics import Captured, looked_up
+from .inputs.statistics import Captured, Inputs, looked_up
 from .inputs.text import begin_with_bos, check_tokens
 from .masks import check_width
 from .methods import Factors, make_plan
@@ -132,21 +131,6 @@ class Place(Protocol):
 
     def keep(self, index: int, rows: list[dict], results: dict[str, torch.Tensor | None]) -> None:
         """Store a block that was treated, during its visit. results: by layer name, what ``treat`` gave for it."""
-
-
-class Inputs(Protocol):
-    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
-
-    #: Whether blocks are run; in words, for the report; and (block, layer, tokens) of experts that saw too few.
-    runs: bool
-    kind: str
-    by_magnitude: list[tuple[int, str, int]]
-
-    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
-        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
-
-    def advance(self, index: int, block: nn.Module, device) -> None:
-        """Go on from the input of a block to its output, if blocks are run."""
 
 
 def block_loop(blocks, inputs: Inputs | None, treat: Callable, place: Place, bar) -> list[dict]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -12,6 +13,21 @@ from ..calibration import Calibration
 from ..capture import InputGrams
 from ..reporting.progress import Clock
 from .hidden_states import HiddenStates, never_called
+
+
+class Inputs(Protocol):
+    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
+
+    #: Whether blocks are run; in words, for the report; and (block, layer, tokens) of experts that saw too few.
+    runs: bool
+    kind: str
+    by_magnitude: list[tuple[int, str, int]]
+
+    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
+        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
+
+    def advance(self, index: int, block: nn.Module, device) -> None:
+        """Go on from the input of a block to its output, if blocks are run."""
 
 
 class Captured:
