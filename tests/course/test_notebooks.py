@@ -1,7 +1,9 @@
 """The rules every stored notebook keeps. What its cells print is nbval's to compare."""
 
 import ast
+import base64
 import importlib.util
+import io
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from PIL import Image
 
 import wanda_nb as wn
 
@@ -31,6 +34,12 @@ def texts(output):
     for kind, data in output.get("data", {}).items():
         if kind.startswith("text/"):
             yield data
+
+
+def words(notebook) -> int:
+    """Of all text cells, without Markdown's and LaTeX's signs."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return sum(len(re.sub(r"[`$|#*]", " ", text).split()) for text in prose)
 
 
 def test_there_are_notebooks():
@@ -60,9 +69,10 @@ def test_hosts_can_render_it(notebook):
 
 
 def test_cells_are_short_and_compared_unless_tagged(notebook):
-    assert 25 <= len(notebook.cells) <= 95
+    assert 25 <= len(notebook.cells) <= 70
+    assert words(notebook) <= 3200
     for cell in notebook.code:
-        assert 1 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 30
+        assert 1 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 20
         known = {"nbval-ignore-output", "parameters", "raises-exception", "result"}
         assert set(cell.metadata.get("tags", [])) <= known
     compared = [cell for cell in notebook.code if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
@@ -73,6 +83,16 @@ def test_figures_answer_questions(notebook):
     figures = [o for cell in notebook.code for o in cell.outputs if "image/png" in o.get("data", {})]
     answers = [o for o in figures if o["data"]["text/plain"].startswith("<Figure")]  # and what is for playing
     assert 2 <= len(answers) <= 5 and len(figures) <= len(answers) + 1
+
+
+def test_figures_bring_their_own_background(notebook):
+    """So that black text stays legible in a dark theme."""
+    for cell in notebook.code:
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGBA")
+                assert picture.getchannel("A").getextrema() == (255, 255)
+                assert min(picture.getpixel((0, 0))) > 240
 
 
 def test_skeleton(notebook):
