@@ -2,11 +2,12 @@
 
 import math
 
+import accelerate
 import pytest
 import torch
 from tiny import ARCHITECTURES, UNUSUAL, tiny_model, with_feed_forward
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, MixtralConfig, T5Config
+from transformers import AutoModelForCausalLM, MixtralConfig
 from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
@@ -137,15 +138,6 @@ def test_refuses_unmerged_adapters(model, tokens):
         wn.prune(adapted, tokens)
 
 
-def test_refuses_an_encoder_decoder_and_says_so():
-    sizes = dict(vocab_size=96, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
-    model = AutoModelForSeq2SeqLM.from_config(T5Config(**sizes, decoder_start_token_id=0))
-    with pytest.raises(
-        ValueError, match=r"one stack of decoder blocks .* encoder.block \(2 blocks\), decoder.block .* cross-attention"
-    ):
-        wn.decoder_blocks(model)
-
-
 def test_refuses_a_model_with_no_prunable_layers():
     with pytest.raises(ValueError, match=r"Sequential is not supported: .* found none"):
         wn.decoder_blocks(nn.Sequential(nn.Embedding(4, 4)))
@@ -154,8 +146,36 @@ def test_refuses_a_model_with_no_prunable_layers():
 def test_refuses_weights_that_are_not_in_memory(tokens):
     with torch.device("meta"):
         model = tiny_model()
-    with pytest.raises(ValueError, match=r"q_proj in block 0 is on the meta device"):
+    with pytest.raises(ValueError, match=r"model.embed_tokens.weight is on the meta device: .* no device_map"):
         wn.prune(model, tokens)
+
+
+def test_refuses_offloaded_weights_and_leaves_them(model, tokens, tmp_path):
+    parts = ("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm", "lm_head")
+    places = {**dict.fromkeys(parts, "cpu"), "model.layers.1": "disk", "model.layers.2": "disk"}
+    before = model(tokens).logits
+    model = accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=tmp_path)
+    message = (
+        r"model.layers.1.self_attn.q_proj.weight is on the meta device \(offloaded by accelerate\): .* "
+        r"with no device_map, then prune\(..., device='cuda'\), .* prune_checkpoint"
+    )
+    for run in (wn.prune, wn.calibrate, wn.owl_sparsity):
+        with pytest.raises(ValueError, match=message):
+            run(model, tokens)
+    with pytest.raises(ValueError, match=message):
+        wn.prune(model, method="magnitude")
+    assert torch.equal(model(tokens).logits, before)
+
+
+def test_a_model_with_accelerates_hooks_is_pruned_and_keeps_them(model, tokens):
+    plain = tiny_model()
+    wn.prune(plain, tokens)
+    model = accelerate.dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    accelerate.hooks.add_hook_to_module(model.model.layers[1], hook := accelerate.hooks.AlignDevicesHook("cpu"))
+    forwards = [module.__dict__.get("forward") for module in model.modules()]
+    wn.prune(model, tokens)
+    assert same(model, plain) and model.model.layers[1]._hf_hook is hook
+    assert [module.__dict__.get("forward") for module in model.modules()] == forwards
 
 
 def test_refuses_a_model_that_skips_a_block(model, tokens):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, tiny_family, tiny_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,6 +49,27 @@ def test_heads_of_any_number_and_width(settings, tokens):
     assert counted(states, wn.decoder_blocks(model)) == loop_flops(model, windows_by_batch(*tokens.shape, 4))
 
 
+@pytest.mark.parametrize("family", ["vit", "bert", "llava's images", "llava's language"])
+def test_models_of_other_inputs(family):
+    model, inputs, which = tiny_family(family)
+    blocks = wn.decoder_blocks(model, which)
+    states = wn.first_hidden_states(model, inputs, batch_size=2, blocks=blocks)
+    shapes = [hidden.shape[:2] for hidden in states.hidden]
+    assert counted(states, blocks) == loop_flops(model, shapes, blocks)
+    report = wn.prune(model, inputs, batch_size=2, blocks=which)
+    assert report.flops == loop_flops(model, shapes, blocks).total
+    assert report.tokens == (5, shapes[0][1])
+
+
+@pytest.mark.parametrize("family", ["whisper decoder", "convnext"])
+def test_what_the_formula_does_not_know_is_not_counted(family):
+    """Layers that read an encoder's output, and channels that come first."""
+    model, inputs, blocks = tiny_family(family)
+    report = wn.prune(model, inputs, blocks=blocks)
+    assert report.flops == 0 and "matrix products" not in repr(report)
+    assert report.tokens == {"whisper decoder": (5, 7), "convnext": (5, 16)}[family]
+
+
 def test_padding_is_not_computed(tokens):
     mask = torch.ones_like(tokens)
     mask[0, :4] = mask[3, :7] = mask[5, :4] = 0
@@ -68,7 +89,7 @@ def test_batches_hold_all_windows():
 def test_the_bar_says_how_long_it_will_take(tokens, monkeypatch):
     """One window through every block took 30 s; the loop takes as many times that as it has operations."""
     said = []
-    monkeypatch.setattr("wanda_nb.pruning._rehearse", lambda *_: 30.0)
+    monkeypatch.setattr("wanda_nb.pruning.rehearse", lambda *_: 30.0)
     monkeypatch.setattr("tqdm.auto.tqdm.set_description", lambda bar, text: said.append(text))
     model = tiny_model()
     report = wn.prune(model, tokens, batch_size=2)

@@ -5,7 +5,7 @@ import re
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
@@ -79,6 +79,74 @@ def tiny_model(architecture="llama", dtype=torch.float32, **settings):
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.to(dtype)
+
+
+IMAGE = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "image_size": 16, "patch_size": 4}
+VISION = {**IMAGE, "intermediate_size": 48}
+TEXT = {**SMALL, "intermediate_size": 48, "max_position_embeddings": 64}
+SPEECH = {
+    **{"vocab_size": 96, "d_model": 32, "encoder_layers": 3, "decoder_layers": 3, "max_source_positions": 16},
+    **{"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48},
+    **{"num_mel_bins": 8, "max_target_positions": 32, "decoder_start_token_id": 1, **SPECIAL},
+}
+SEEN = {
+    **{"vision_config": {"model_type": "clip_vision_model", **VISION}, "image_token_id": 95, "image_token_index": 95},
+    "text_config": {"model_type": "llama", **ROOMY, **SPECIAL, "num_attention_heads": 2},
+}
+STAGES = {"hidden_sizes": [16, 32], "depths": [2, 3], "num_stages": 2, "patch_size": 2, "image_size": 16}
+
+#: Models of anything but language alone, and encoders. name: (model type, settings, what inputs are, blocks)
+FAMILIES = {
+    "vit": ("vit", VISION, "images", None),
+    "dinov2": ("dinov2", {**IMAGE, "mlp_ratio": 2, "layerscale_value": 0.7}, "images", None),
+    "clip vision": ("clip_vision_model", VISION, "images", None),
+    "siglip vision": ("siglip_vision_model", VISION, "images", None),
+    "convnext": ("convnext", STAGES, "images", "encoder.stages.1.layers"),
+    "convnext v2": ("convnextv2", STAGES, "images", "stages.0"),
+    "whisper encoder": ("whisper", SPEECH, "speech", "encoder"),
+    "whisper decoder": ("whisper", SPEECH, "speech", "decoder"),
+    "bert": ("bert", TEXT, "text", None),
+    "roberta": ("roberta", {**TEXT, **SPECIAL}, "text", None),
+    "distilbert": (
+        "distilbert",
+        {"vocab_size": 96, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64},
+        "text",
+        None,
+    ),
+    "modernbert": ("modernbert", {**TEXT, **SPECIAL, "cls_token_id": 1, "sep_token_id": 2}, "text", None),
+    "bart encoder": ("bart", SPEECH, "two texts", "encoder"),
+    "bart decoder": ("bart", SPEECH, "two texts", "decoder"),
+    "llava's images": ("llava", SEEN, "images in text", "vision_tower"),
+    "llava's language": ("llava", SEEN, "images in text", "language_model"),
+}
+
+
+def inputs_of(what: str) -> dict[str, torch.Tensor]:
+    """Five random samples, by the names of the model's forward."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(5, 3, 16, 16, generator=generator)
+    ids, answer = torch.randint(3, 95, (5, 20), generator=generator), torch.randint(3, 95, (5, 7), generator=generator)
+    speech = torch.randn(5, 8, 32, generator=generator)
+    seen = ids.clone()
+    seen[:, 2:18] = 95  # one for each patch of the image
+    return {
+        "images": {"pixel_values": images},
+        "speech": {"input_features": speech, "decoder_input_ids": answer},
+        "text": {"input_ids": ids},
+        "two texts": {"input_ids": ids, "decoder_input_ids": answer},
+        "images in text": {"input_ids": seen, "pixel_values": images},
+    }[what]
+
+
+def tiny_family(name: str):
+    """A random model of a family, as rough as ``tiny_model``, its inputs, and which blocks of it."""
+    kind, settings, what, blocks = FAMILIES[name]
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model, inputs_of(what), blocks
 
 
 class Experts(nn.Module):

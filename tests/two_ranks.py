@@ -22,9 +22,9 @@ tokens = torch.load(folder / "tokens.pt")
 seen = []
 
 
-def watched(model, tokens, *settings):
+def watched(model, tokens, *settings, **named):
     seen.append(len(tokens))
-    return first(model, tokens, *settings)
+    return first(model, tokens, *settings, **named)
 
 
 first = pruning.first_hidden_states

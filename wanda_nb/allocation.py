@@ -20,12 +20,12 @@ def owl_sparsity(
     An outlier scores more than ``threshold`` times the mean of its block. The blocks' shares of outliers, stretched to
     a range of ``2 * spread``, lower their sparsities from a common level, such that the mean over all weights is
     ``sparsity``. Each stays between 0 and 0.999 (or ``sparsity``, if that is higher).
-    settings: attention_mask, calibration (in place of tokens), device, batch_size, as in ``prune``.
+    tokens, and settings: attention_mask, blocks, calibration (in place of tokens), device, batch_size, as in ``prune``.
     Use: ``prune(model, tokens, sparsity=owl_sparsity(model, tokens, 0.7))``. The model is not changed.
     Yin et al., *Outlier Weighed Layerwise Sparsity (OWL)*, ICML 2024; their code's settings.
     """
     check_sparsity(sparsity)
-    layers = [len(linear_layers(block)) for block in decoder_blocks(model)]
+    layers = [len(linear_layers(block)) for block in decoder_blocks(model, settings.get("blocks"))]
     scores: list[torch.Tensor] = []
     shares: list[float] = []
     sizes: list[int] = []

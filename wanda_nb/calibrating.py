@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .blocks import block_names, check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
 from .calibration import Calibration, load_calibration
@@ -16,13 +18,15 @@ from .capture import InputGrams, InputNorms
 from .checkpoint.on_disk import FromDisk
 from .checkpoint.resume import in_use
 from .checkpoint.skeleton import Skeleton
+from .checkpoint.streaming import check_text_of_a_folder
 from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import from_first_rank, my_share, world
 from .hardware import allocator, free_memory, windows_at_a_time
 from .in_memory import InMemory, home_of
-from .inputs.hidden_states import first_hidden_states
+from .inputs.hidden_states import first_hidden_states, samples_and_length
+from .inputs.samples import check_samples
 from .inputs.statistics import Captured
-from .inputs.text import begin_with_bos, check_tokens
+from .inputs.text import begin_with_bos
 from .pruning import block_loop
 from .reporting.identity import model_identity, tokens_identity
 from .reporting.progress import Clock, progress_bar
@@ -34,7 +38,7 @@ STATISTICS = {"norm": InputNorms, "gram": InputGrams}
 
 def calibrate(
     model,
-    tokens: torch.Tensor,
+    tokens: torch.Tensor | Mapping[str, torch.Tensor],
     *,
     statistic: str = "norm",
     attention_mask: torch.Tensor | None = None,
@@ -44,16 +48,19 @@ def calibrate(
     budget: int | None = None,
     text: dict | None = None,
     kept=None,
+    blocks: str | Iterable[nn.Module] | None = None,
 ) -> Calibration:
     """What every linear layer of the dense model reads in a text, summed up: enough to prune it by any pattern, later.
 
     The model runs once, block by block, and is not changed. Norms are a few numbers for each channel, a megabyte for a
     small model: ``prune(model, calibration=...)`` then takes a second and no text.
     model: in memory, or a checkpoint folder, a few blocks of which are in memory at a time. Under ``torchrun`` the
-    processes share the windows. tokens: calibration windows, LongTensor (samples, length).
+    processes share the windows. tokens: calibration windows, LongTensor (samples, length); or, of a model in memory, a
+    dict of inputs, as for ``prune``.
     statistic: ``"norm"``, or ``"gram"`` for updates (SparseGPT), which keeps XᵀX (in, in) in float64: the progress bar
     says how much memory that takes at most.
-    attention_mask, device, batch_size: as for ``prune``. dtype, budget: as for ``prune_checkpoint``, of a folder alone.
+    attention_mask, device, batch_size, blocks: as for ``prune``.
+    dtype, budget: as for ``prune_checkpoint``, of a folder alone.
     text: what is known of the text, such as its source and seed, in plain values.
     kept: a folder for what is finished: after a kill, the same call goes on from it.
 
@@ -67,34 +74,40 @@ def calibrate(
     skeleton = Skeleton(Path(model), dtype) if isinstance(model, (str, os.PathLike)) else None
     if skeleton is None and (dtype is not None or budget is not None):
         raise ValueError("dtype and budget are for a checkpoint folder: a model in memory has its own dtype.")
+    if skeleton is not None:
+        check_text_of_a_folder(tokens, blocks)
     model = model if skeleton is None else skeleton.model
-    blocks = decoder_blocks(model)
+    blocks = decoder_blocks(model, blocks)
     if skeleton is None:
         check_weights(model, blocks)
-    check_tokens(model, tokens, attention_mask)
+    tokens, attention_mask = check_samples(model, tokens, attention_mask)
     at_most = _check_room(blocks, statistic)
     place = InMemory(blocks, None if device is None else usable_device(device))
     compute = usable_device(device or "cpu") if skeleton else place.device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
-    identity = model_identity(model) if skeleton is None else skeleton.identity()
-    about = _about(model, identity, statistic, compute, text, tokens, attention_mask)
+    identity = model_identity(model, blocks=blocks) if skeleton is None else skeleton.identity()
+    with evaluating(model):
+        shape = samples_and_length(model, tokens, blocks)
+    about = _about(model, identity, statistic, compute, text, tokens, attention_mask, shape)
     share = my_share(tokens, attention_mask)
-    batch_size = windows_at_a_time(batch_size, share[0], blocks[0], compute)
+    batch_size = windows_at_a_time(batch_size, shape[1], blocks[0], compute)
     label = f"calibrate ({statistic}, at most {gib(at_most)})"
     bar = progress_bar(total=len(blocks), desc=label, unit="block", silent=world()[0] > 0)
     folder = None if kept is None else Path(kept)
     with in_use(folder) if folder else nullcontext():
-        notes = _Notes(about, block_names(model), folder, place)
+        notes = _Notes(about, block_names(model, blocks), folder, place)
         if len(notes.parts) < len(blocks):
             allocate = allocator(compute, budget, folder and folder / f"hidden-states-{world()[0]}.tmp")
             with torch.no_grad(), evaluating(model), bar, missing_operators_named(compute):
-                _run(notes, model, skeleton, compute, (*share, batch_size, allocate), STATISTICS[statistic], bar)
+                _run(
+                    notes, model, skeleton, compute, (*share, batch_size, allocate, blocks), STATISTICS[statistic], bar
+                )
     return notes.whole()
 
 
 def _run(notes: _Notes, model, skeleton, compute, first, statistic: type, bar) -> None:
     """The block loop. first: the arguments of ``first_hidden_states`` after the model."""
-    blocks, clock = decoder_blocks(model), Clock(compute)
+    blocks, clock = first[-1], Clock(compute)
     with ExitStack() as stack:
         outside: AbstractContextManager = nullcontext()
         if skeleton is not None:
@@ -118,9 +131,9 @@ def _check_room(blocks, statistic: str) -> int:
     return size
 
 
-def _about(model, identity: dict, statistic: str, compute, text, tokens, attention_mask) -> dict:
+def _about(model, identity: dict, statistic: str, compute, text, tokens, attention_mask, shape) -> dict:
     """What the file says of the sums. Raises ValueError for a description of the text that JSON cannot hold."""
-    shape = dict(zip(("samples", "length"), tokens.shape, strict=True))
+    shape = dict(zip(("samples", "length"), shape, strict=True))
     bos = {"windows begin with BOS": begin_with_bos(model, tokens, attention_mask)}
     text = {**(text or {}), **shape, **bos, "sha256": tokens_identity(tokens, attention_mask)}
     made = provenance(model, compute)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .blocks import linear_layers, weight_matrix
+from .blocks import linear_layers, rows_read, weight_matrix
 from .device import has_float64
 from .distributed import sum_over_ranks, world
 
@@ -33,7 +33,7 @@ class _InputSums(Mapping):
         self.sums: dict[str, torch.Tensor] = {}
         #: Over how many tokens, by layer.
         self.tokens: dict[str, int] = {}
-        self._last: tuple = (None, None, None, None, 0)
+        self._last: tuple = (None, None, None, None, None, 0)
         self._hooks: list = []
         #: Which tokens of the current batch count, (batch, length), 0 for padding; None: all.
         self.token_mask: torch.Tensor | None = None
@@ -51,12 +51,12 @@ class _InputSums(Mapping):
     def __exit__(self, *error) -> None:
         while self._hooks:
             self._hooks.pop().remove()
-        self._last = (None, None, None, None, 0)
+        self._last = (None, None, None, None, None, 0)
 
     def _watch(self, name: str):
         def hook(layer, args, kwargs):
             x = args[0] if args else kwargs["input"]
-            addend, tokens = self._addend_of(name, x)
+            addend, tokens = self._addend_of(name, layer, x)
             if tokens:  # an expert may be called with none
                 self.tokens[name] = self.tokens.get(name, 0) + tokens
                 self.sums[name] = self.sums[name].add_(addend) if name in self.sums else addend.clone()
@@ -66,18 +66,20 @@ class _InputSums(Mapping):
 
         return hook
 
-    def _addend_of(self, name: str, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def _addend_of(self, name: str, layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, int]:
         """What a layer's input adds, and how many tokens it holds.
 
         Computed once for q, k and v, which read one tensor, until it is written into.
         """
-        version = write_count(x)
-        last, last_version, last_mask, *addend_and_tokens = self._last
-        if x is last and self.token_mask is last_mask and version is not None and version == last_version:
+        version, read = write_count(x), rows_read(layer, x.detach())
+        layout = read.shape, read.stride()
+        last, last_version, last_mask, last_layout, *addend_and_tokens = self._last
+        same = x is last and self.token_mask is last_mask and layout == last_layout
+        if same and version is not None and version == last_version:
             return tuple(addend_and_tokens)
-        X = self._rows(name, x.detach())
+        X = self._rows(name, read)
         addend = self._summed(X)
-        self._last = (x, version, self.token_mask, addend, len(X))
+        self._last = (x, version, self.token_mask, layout, addend, len(X))
         return addend, len(X)
 
     def _summed(self, X: torch.Tensor) -> torch.Tensor:

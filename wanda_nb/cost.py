@@ -27,7 +27,7 @@ def windows_by_batch(samples: int, length: int, batch_size: int) -> list[tuple[i
     return [(min(batch_size, samples - start), length) for start in range(0, samples, batch_size)]
 
 
-def loop_flops(model: nn.Module, batches: Iterable[tuple[int, int]]) -> LoopFlops:
+def loop_flops(model: nn.Module, batches: Iterable[tuple[int, int]], blocks=None) -> LoopFlops:
     """The operations of all linear layers and of attention while the block loop runs on batches (windows, length).
 
     Propagate runs every block but the last one. Capture runs all of them, but only the first batch of each shape to
@@ -36,17 +36,17 @@ def loop_flops(model: nn.Module, batches: Iterable[tuple[int, int]]) -> LoopFlop
     skips what a causal mask hides does down to half of that. Not counted: elementwise work, and the products of a
     method that updates weights. Experts count as if every token went to all of them. Capture runs every batch to its
     end, so takes more than counted, where a block reads tensors' values under way, as Falcon's do.
+    blocks: as for ``decoder_blocks``.
     Introduced in notebook 03, "Time".
     """
-    batches, blocks = list(batches), decoder_blocks(model)
-    config = model.config.get_text_config()
+    batches, blocks = list(batches), decoder_blocks(model, blocks)
     first = sum(windows * length for windows, length in dict.fromkeys(batches))
     tokens = sum(windows * length for windows, length in batches)
     pairs = sum(windows * length**2 for windows, length in batches)
     capture = propagate = 0.0
     for block in blocks:
         sizes = [weight_matrix(layer).numel() for layer in linear_layers(block).values()]
-        whole = 2.0 * tokens * sum(sizes) + 4.0 * pairs * _attention_width(block, config)
+        whole = 2.0 * tokens * sum(sizes) + 4.0 * pairs * _attention_width(block, model.config)
         capture += whole - 2.0 * (tokens - first) * sizes[-1]
         propagate += whole if block is not blocks[-1] else 0.0
     return LoopFlops(capture, propagate)
@@ -54,5 +54,6 @@ def loop_flops(model: nn.Module, batches: Iterable[tuple[int, int]]) -> LoopFlop
 
 def _attention_width(block: nn.Module, config) -> int:
     """Query heads times the width of a head, which blocks of one model may have in different sizes."""
+    config = next((m.config for m in block.modules() if hasattr(m, "config")), config).get_text_config()
     widths = [m.head_dim for m in block.modules() if isinstance(getattr(m, "head_dim", None), int)]
     return config.num_attention_heads * widths[0] if widths else config.hidden_size

@@ -9,6 +9,7 @@ import os
 
 import torch
 import torch.distributed as dist
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .device import best_device, usable_device
 
@@ -42,15 +43,18 @@ def join_processes(device: str) -> torch.device:
     return own_device
 
 
-def my_share(tokens: torch.Tensor, attention_mask=None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """This rank's windows and their mask. Raises ValueError if there are fewer windows than ranks."""
+def my_share(tokens, attention_mask=None) -> tuple:
+    """This rank's windows, or a dict with its samples of each tensor; and their mask.
+
+    Raises ValueError if there are fewer windows than ranks.
+    """
     rank, ranks = world()
-    if len(tokens) < ranks:
+    if (count := len(tree_leaves(tokens)[0])) < ranks:
         raise ValueError(
-            f"{len(tokens)} calibration windows for {ranks} processes: expected one each or more. "
+            f"{count} calibration windows for {ranks} processes: expected one each or more. "
             "Ask for more samples, or start fewer processes."
         )
-    share = tokens.tensor_split(ranks)[rank]
+    share = tree_map(lambda tensor: tensor.tensor_split(ranks)[rank], tokens)
     return share, None if attention_mask is None else attention_mask.tensor_split(ranks)[rank]
 
 

@@ -13,11 +13,14 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from .blocks import decoder_blocks, eager, linear_layers, replaced_tensors, weight_matrix
+from .blocks import block_names, decoder_blocks, linear_layers, weight_matrix
 from .capture import InputNorms
 from .hardware import activation_bytes, free_memory
+from .inputs.hidden_states import positions
+from .inputs.samples import run_quietly, samples_in
+from .patched import eager, replaced_tensors
 from .reporting.report import gib
 from .scores import magnitude_score, wanda_score
 from .selection import DEVICE_SLAB
@@ -76,15 +79,17 @@ class _Seen(Exception):
 
 
 @torch.no_grad()
-def dry_pass(model, windows: int, length: int, statistic=InputNorms) -> Pass:
-    """What a batch of windows takes, found by a pass through a twin whose blocks are on the meta device.
+def dry_pass(model, batch: dict[str, torch.Tensor], statistic=InputNorms, blocks=None) -> Pass:
+    """What a batch of inputs takes, found by a pass through a twin whose blocks are on the meta device.
 
-    statistic: what the capture sums up, InputNorms or InputGrams. Blocks that look at values, which are not there, are
-    taken to hold the inputs and outputs of all layers at once. What blocks hand on to one another besides hidden
-    states (keys and values that some share) is not counted.
+    blocks: as for ``decoder_blocks``. statistic: what the capture sums up, InputNorms or InputGrams. Blocks that look
+    at values, which are not there, are taken to hold the inputs and outputs of all layers at once. What blocks hand on
+    to one another besides hidden states (keys and values that some share) is not counted.
     """
-    twin = _twin(model)
-    blocks, count, most, started = decoder_blocks(twin), Allocations(), [], [0]
+    names = block_names(model, blocks)
+    twin = _twin(model, names)
+    blocks, count, most, started = [*map(twin.get_submodule, names)], Allocations(), [], [0]
+    entered: list[tuple[int, int]] = []  # bytes of what enters the first block, and positions
     given: dict[tuple, tuple] = {}  # a tensor, and the blocks that are called with it
 
     def enter(block, args, kwargs):
@@ -93,6 +98,8 @@ def dry_pass(model, windows: int, length: int, statistic=InputNorms) -> Pass:
             if isinstance(x, torch.Tensor):
                 given.setdefault((x.data_ptr(), x.shape, x.dtype), (x, set()))[1].add(block)
         moved = send_to_device((args, kwargs), "meta")
+        x = moved[0][0] if args else moved[1]["hidden_states"]
+        entered.append((x.nbytes, positions(x, blocks[0])))
         count.peak = started[0] = count.alive
         return moved
 
@@ -105,30 +112,27 @@ def dry_pass(model, windows: int, length: int, statistic=InputNorms) -> Pass:
         for block in blocks:
             stack.enter_context(statistic(block))
             for layer in linear_layers(block).values():  # statistics that earlier batches have left
-                layer(weight_matrix(layer).new_empty(1, weight_matrix(layer).shape[1]))
+                layer(layer.weight.new_empty(1, weight_matrix(layer).shape[1], *layer.weight.shape[2:]))
             block.register_forward_pre_hook(enter, with_kwargs=True)
             block.register_forward_hook(leave)
         try:
-            twin.base_model(input_ids=torch.zeros(windows, length, dtype=torch.long), use_cache=False)
+            run_quietly(twin, {name: tensor.cpu() for name, tensor in batch.items()})
         except _Seen:
             pass
         except RuntimeError:
-            most.append(windows * length * max(map(activation_bytes, blocks)))
+            most.append(entered[0][1] * max(map(activation_bytes, blocks)))
     common, own = (
         sum(x.nbytes for x, readers in given.values() if (len(readers) > 1) == several) for several in (True, False)
     )
-    hidden = windows * length * model.config.get_text_config().hidden_size * model.dtype.itemsize
-    return Pass(max(most), hidden, common, own)
+    return Pass(max(most), entered[0][0], common, own)
 
 
-def _twin(model):
+def _twin(model, names: list[str]):
     """A copy of a model that takes no memory: its blocks are on the meta device, the other weights are zeros."""
     weights = {name: tensor.to("meta") for name, tensor in model.named_parameters(remove_duplicate=False)}
     with replaced_tensors(model, weights):
         twin = copy.deepcopy(model).eval()
-    for block in decoder_blocks(twin):
-        block.to("meta")
-    inside = {part for block in decoder_blocks(twin) for part in block.modules()}
+    inside = {part for name in names for part in twin.get_submodule(name).to("meta").modules()}
     for part in set(twin.modules()) - inside:
         for name, weight in part.named_parameters(recurse=False):
             zero = torch.zeros((), dtype=weight.dtype)
@@ -156,24 +160,30 @@ class Need(NamedTuple):
             )
 
 
-def need(model, plan, tokens, attention_mask, batch_size: int | None, there: int, starting: int = 0) -> Need:
+def need(
+    model, plan, tokens, attention_mask, batch_size: int | None, there: int, starting: int = 0, blocks=None
+) -> Need:
     """What the loop takes on a device where so many bytes of blocks are ``there`` at one time.
 
-    tokens: None if no block is run. starting: bytes of weights that are there when the first hidden states are
-    computed; 0 if that is done elsewhere.
+    tokens: or a dict of inputs; None if no block is run. blocks: as for ``decoder_blocks``. starting: bytes of weights
+    that are there when the first hidden states are computed; 0 if that is done elsewhere.
     """
-    blocks = decoder_blocks(model)
+    blocks = decoder_blocks(model, blocks)
     selection = max(selection_bytes(plan, block) for block in blocks)
     if tokens is None:
         return Need(0, there + selection)
-    samples, length = tokens.shape
-    windows = min(batch_size, samples)
-    batch = dry_pass(model, windows, length, plan.statistic)
-    calls = batch.common + (-(-samples // windows) * batch.own if starting else batch.own // len(blocks))
+    samples, windows = samples_in(tokens), min(batch_size, samples_in(tokens))
+    first = {"input_ids": torch.zeros_like(tokens)} if isinstance(tokens, torch.Tensor) else tokens
+    batch = dry_pass(model, tree_map(lambda tensor: tensor[:windows], first), plan.statistic, blocks)
+    batches = -(-samples // windows)
+    calls = batches * batch.own if starting else batch.own // len(blocks)
+    # masks are alike in all batches; an encoder's output, which all blocks of a decoder read, is not
+    calls += batch.common * (batches if getattr(model.config, "is_encoder_decoder", False) else 1)
     if attention_mask is not None:  # a window with padding has a mask, and positions, of its own
         counts = attention_mask.bool()
         width = model.dtype.itemsize if model.config._attn_implementation == "eager" else 1
-        calls += int((counts.any(dim=1) & ~counts.all(dim=1)).sum()) * (batch.common + length**2 * width)
+        padded = int((counts.any(dim=1) & ~counts.all(dim=1)).sum())
+        calls += padded * (batch.common + counts.shape[1] ** 2 * width)
     statistics = max(statistic_bytes(plan, block) for block in blocks)
     running = there + calls + max(statistics + batch.block + batch.hidden, selection)
     beginning = starting + calls + batch.block + 4 * batch.hidden if starting else 0

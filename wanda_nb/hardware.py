@@ -32,8 +32,8 @@ def free_memory(device: torch.device) -> int:
     return torch.accelerator.get_memory_info(device)[0] + kept
 
 
-def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device) -> int:
-    """batch_size, by default as many windows as the device computes well and has room for.
+def windows_at_a_time(batch_size, length: int, block: nn.Module, device: torch.device) -> int:
+    """batch_size, by default as many windows of a length as the device computes well and has room for.
 
     Raises ValueError unless batch_size is None or a whole number of at least 1.
     """
@@ -44,7 +44,7 @@ def windows_at_a_time(batch_size, tokens, block: nn.Module, device: torch.device
     batch_tokens = CPU_BATCH_TOKENS
     if device.type != "cpu":
         batch_tokens = min(GPU_BATCH_TOKENS, free_memory(device) // 4 // activation_bytes(block))
-    return max(1, int(batch_tokens // tokens.shape[1]))
+    return max(1, int(batch_tokens // length))
 
 
 def activation_bytes(block: nn.Module) -> int:

@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 from torch import nn
 
-from .blocks import replaced_tensors
 from .capture import write_count
+from .patched import replaced_tensors
 
 
 class InMemory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Protocol
@@ -14,25 +14,27 @@ from torch import nn
 
 from .blocks import check_weights, decoder_blocks, evaluating, linear_layers, weight_matrix
 from .calibration import Calibration
-from .cost import loop_flops
 from .device import check_dtypes, missing_operators_named, usable_device
 from .distributed import my_share, world
 from .footprint import need
 from .hardware import PeakMemory, allocator, free_memory, matmul_rate, windows_at_a_time
 from .in_memory import InMemory, home_of, size_of, travels
-from .inputs.hidden_states import first_hidden_states
-from .inputs.statistics import Captured, looked_up
-from .inputs.text import begin_with_bos, check_tokens
+from .inputs.hidden_states import first_hidden_states, samples_and_length
+from .inputs.rehearsal import flops_of, rehearse
+from .inputs.samples import check_samples, samples_in
+from .inputs.statistics import Captured, Inputs, looked_up
+from .inputs.text import begin_with_bos
 from .masks import check_width
 from .methods import Factors, make_plan
 from .reporting.identity import model_identity
+from .reporting.left import left_over
 from .reporting.progress import Clock, duration, progress_bar
 from .reporting.report import Report
 
 
 def prune(
     model,
-    tokens: torch.Tensor | None = None,
+    tokens: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
     method: str | Callable = "wanda",
     sparsity: float | Sequence[float] | None = None,
     *,
@@ -43,13 +45,17 @@ def prune(
     calibration: Calibration | None = None,
     device=None,
     batch_size: int | None = None,
+    blocks: str | Iterable[nn.Module] | None = None,
+    rare: int = 0,
 ) -> Report:
-    """Remove weights from all linear layers of all decoder blocks, in place, with no retraining.
+    """Remove weights from all linear layers of all blocks, in place, with no retraining.
 
     Block by block: run the block on its inputs and note the norm of every input channel, prune its linear layers, then
-    run it again, so that the next block sees the output of the pruned one. Embeddings, norms and head are not pruned.
+    run it again, so that the next block sees the output of the pruned one. Embeddings, norms, head and convolutions
+    larger than 1×1 are not pruned: ``report.left`` lists them.
 
-    tokens: calibration windows, LongTensor (samples, length); None for magnitude, or with a calibration.
+    tokens: calibration windows, LongTensor (samples, length); or what else the model's forward takes, a dict of tensors
+    (samples, ...) by its names: ``{"pixel_values": images}``. None for magnitude, or with a calibration.
     method: ``"wanda"``, ``"magnitude"``, ``"sparsegpt"``, ``"ria"``, ``"wanda-variant"`` (the paper's appendix), or
     your own ``score(W, norm) -> (out, in)``.
     sparsity: the fraction of each comparison group to remove, in [0, 1); by default 0.5, or what the pattern removes.
@@ -61,11 +67,15 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     ``"least-squares"``: keep the method's mask, and move all kept weights at once to where the output error is least.
-    attention_mask: (samples, length), 0 for padding, which then counts in no statistic.
+    attention_mask: (samples, length), 0 for padding, which then counts in no statistic; in a dict, one of its tensors.
     calibration: what ``calibrate`` or ``load_calibration`` gave, in place of tokens: each block is pruned by what it
     reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.
     device: where to compute (``"auto"``: the best there is); blocks of a model in CPU memory visit it one at a time.
     batch_size: windows at a time.
+    blocks: which of several lists of blocks to prune: its name or a part of it (``"encoder"``, ``"vision_tower"``), or
+    the list itself.
+    rare: an expert that saw fewer tokens than this is pruned as if all its inputs were alike, by magnitude, and
+    ``report.by_magnitude`` says which; with 0, one that saw none stops the run. Stacked ones: ``separate_experts``.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
     estimate of time, the first window runs through the whole dense model beforehand, unless its blocks visit, which
@@ -73,26 +83,28 @@ def prune(
     block, and those before it are pruned.
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
-    blocks = decoder_blocks(model)
+    blocks = decoder_blocks(model, blocks)
     plan = make_plan(len(blocks), method, sparsity, pattern=pattern, group=group, update=update)
     check_weights(model, blocks)
     check_widths(blocks, plan)
     device = usable_device(device) if device is not None else None
     compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
-    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, partial(model_identity, model))
+    identity = partial(model_identity, model, blocks=blocks)
+    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, identity, blocks, rare)
     reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
     if reads_text:
-        check_tokens(model, tokens, attention_mask)
-        shape = tuple(tokens.shape)
+        tokens, attention_mask = check_samples(model, tokens, attention_mask)
+        with evaluating(model):
+            shape = samples_and_length(model, tokens, blocks)
         tokens, attention_mask = my_share(tokens, attention_mask)
-        batch_size = windows_at_a_time(batch_size, tokens, blocks[0], compute)
+        batch_size = windows_at_a_time(batch_size, shape[1], blocks[0], compute)
         bos = begin_with_bos(model, tokens, attention_mask)
     hidden_on, visits = compute, any(travels(block, device) for block in blocks)
     if visits and compute.type != "cpu":
         read = tokens if reads_text else None
-        needed = need(model, plan, read, attention_mask, batch_size, max(map(size_of, blocks)))
+        needed = need(model, plan, read, attention_mask, batch_size, max(map(size_of, blocks)), blocks=blocks)
         needed.check(compute)
         hidden_on = compute if needed.leaves_room(free_memory(compute)) else torch.device("cpu")
     clock = Clock(compute)
@@ -100,17 +112,19 @@ def prune(
     with evaluating(model), torch.no_grad(), PeakMemory(compute) as memory, bar, missing_operators_named(compute):
         if reads_text:
             with clock("prepare"):
-                seconds = 0.0 if visits else _rehearse(model, blocks, tokens, attention_mask)
-                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on))
-                flops = loop_flops(model, [hidden.shape[:2] for hidden in states.hidden]).total
+                seconds = 0.0 if visits else rehearse(model, blocks, tokens, attention_mask)
+                states = first_hidden_states(model, tokens, attention_mask, batch_size, allocator(hidden_on), blocks)
+                flops, one = flops_of(model, blocks, states, shape[1])
                 if not visits:  # the rehearsal ran one window through every block
-                    seconds *= flops / loop_flops(model, [(1, tokens.shape[1])]).capture
+                    seconds *= flops / one if one else 2 * samples_in(tokens)
                     bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
-            inputs = Captured(states, plan.statistic, clock)
+            inputs = Captured(states, plan.statistic, clock, rare=rare)
         rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
+    report.left = left_over(model, blocks)
     if inputs is not None:
         report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
+        report.by_magnitude = inputs.by_magnitude
     if reads_text:
         report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report
@@ -127,20 +141,6 @@ class Place(Protocol):
 
     def keep(self, index: int, rows: list[dict], results: dict[str, torch.Tensor | None]) -> None:
         """Store a block that was treated, during its visit. results: by layer name, what ``treat`` gave for it."""
-
-
-class Inputs(Protocol):
-    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
-
-    #: Whether blocks are run; and in words, for the report.
-    runs: bool
-    kind: str
-
-    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
-        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
-
-    def advance(self, index: int, block: nn.Module, device) -> None:
-        """Go on from the input of a block to its output, if blocks are run."""
 
 
 def block_loop(blocks, inputs: Inputs | None, treat: Callable, place: Place, bar) -> list[dict]:
@@ -180,23 +180,6 @@ def prune_block(plan, clock, index, block, statistics) -> tuple[list[dict], dict
             row = {"block": index, "name": name, "shape": tuple(W.shape), "asked": plan.sparsity_of(index)}
             rows.append({**row, "reached": reached, **extra, "select s": time.perf_counter() - start})
     return rows, masks
-
-
-def _rehearse(model, blocks, tokens, attention_mask) -> float:
-    """Seconds for the first window to pass through the dense blocks. Raises ValueError if it does not stay finite."""
-    if attention_mask is not None:
-        has_text = attention_mask.bool().any(dim=1)  # a window that is all padding shows nothing
-        tokens, attention_mask = tokens[has_text], attention_mask[has_text][:1]
-    states = first_hidden_states(model, tokens[:1], attention_mask, 1)
-    start = time.perf_counter()
-    for index, block in enumerate(blocks):
-        states.advance(index, block, home_of(block))
-        if not bool(states.hidden[0].isfinite().all()):
-            raise ValueError(
-                f"Block {index} puts out activations that are not finite, in {states.hidden[0].dtype}. "
-                "Nothing was changed. Expected finite ones: try float32 or bfloat16, or check the checkpoint."
-            )
-    return time.perf_counter() - start
 
 
 def check_widths(blocks, plan) -> None:

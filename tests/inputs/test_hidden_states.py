@@ -12,9 +12,10 @@ from transformers import BartConfig, BartForCausalLM, BertConfig, BertLMHeadMode
 from whole import as_run, prune_whole, same
 
 import wanda_nb as wn
-from wanda_nb.blocks import replaced_forward
 from wanda_nb.inputs import hidden_states
 from wanda_nb.inputs.hidden_states import HiddenStates
+from wanda_nb.inputs.refusals import equal
+from wanda_nb.patched import replaced_forward
 
 
 def test_the_first_hidden_states_are_the_embeddings(model, tokens):
@@ -81,8 +82,8 @@ def test_equal_is_the_same_type_and_values():
         ("a", "b"),
         (True, False),
     ]
-    assert all(hidden_states._equal(*pair) for pair in pairs)
-    assert not any(hidden_states._equal(*pair) for pair in others)
+    assert all(equal(*pair) for pair in pairs)
+    assert not any(equal(*pair) for pair in others)
 
 
 def test_what_depends_on_the_tokens_is_kept_for_each_batch(tokens):

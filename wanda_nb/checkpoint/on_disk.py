@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from ..blocks import linear_layers, replaced_tensors
+from ..blocks import linear_layers
 from ..device import streams
 from ..distributed import world
+from ..patched import replaced_tensors
 from ..reporting.progress import Clock
 from .resume import Run
 from .shards import FLOATS, check_finite, read_shard, write_shard

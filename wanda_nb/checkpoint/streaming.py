@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from ..inputs.text import begin_with_bos, check_tokens
 from ..methods import Plan, make_plan
 from ..pruning import Inputs, block_loop, check_widths, prune_block
 from ..reporting.identity import tokens_identity
+from ..reporting.left import left_over
 from ..reporting.progress import Clock, duration, progress_bar
 from ..reporting.provenance import provenance
 from ..reporting.report import Report, gib
@@ -47,6 +48,7 @@ def _request(
     source, tokens, method, sparsity, attention_mask, calibration, device, batch_size, dtype, choice
 ) -> _Request:
     device = usable_device(device)
+    check_text_of_a_folder(tokens)
     skeleton = Skeleton(Path(source), dtype)
     plan = make_plan(len(skeleton.blocks), method, sparsity, **choice)
     check_widths(skeleton.blocks, plan)
@@ -58,6 +60,16 @@ def _request(
         return _Request(skeleton, plan, None, None, None, device, inputs)
     check_tokens(skeleton.model, tokens, attention_mask)
     return _Request(skeleton, plan, tokens, attention_mask, batch_size, device, None)
+
+
+def check_text_of_a_folder(tokens, blocks=None) -> None:
+    """Raise ValueError unless tokens are text: of a checkpoint folder, only a decoder-only language model is built."""
+    if isinstance(tokens, Mapping) or blocks is not None:
+        given = "blocks" if blocks is not None else "a dict of inputs"
+        raise ValueError(
+            f"A checkpoint folder with {given}: expected tokens (samples, length) for a decoder-only language model. "
+            "Load the model into memory and give it to prune; padding of tokens goes into attention_mask."
+        )
 
 
 def prune_checkpoint(
@@ -126,7 +138,7 @@ def _pruned(request: _Request, destination: Path, budget, text) -> Report:
     bos = begin_with_bos(skeleton.model, tokens, attention_mask) if reads_text else None
     if reads_text:
         tokens, attention_mask = my_share(tokens, attention_mask)
-        batch_size = run.batch_size or windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
+        batch_size = run.batch_size or windows_at_a_time(batch_size, shape[1], skeleton.blocks[0], device)
     estimate = estimate_pruning(skeleton, tokens, plan, batch_size, device, attention_mask, must_fit=True)
     run.begin(estimate, batch_size)
     clock = Clock(device, run.seconds)
@@ -158,6 +170,7 @@ def _pruned(request: _Request, destination: Path, budget, text) -> Report:
         bos=bos,
         activations=looked_up.kind if looked_up else Captured.kind if reads_text else None,
         calibration=looked_up.calibration.texts() if looked_up else None,
+        left=left_over(skeleton.model, skeleton.blocks),
     )
     run.end(skeleton, report, provenance(skeleton.model, device), text)
     return report
@@ -185,5 +198,5 @@ def estimate_checkpoint(
         source, tokens, method, sparsity, attention_mask, calibration, device, batch_size, dtype, choice
     )
     if tokens is not None:
-        batch_size = windows_at_a_time(batch_size, tokens, skeleton.blocks[0], device)
+        batch_size = windows_at_a_time(batch_size, tokens.shape[1], skeleton.blocks[0], device)
     return estimate_pruning(skeleton, tokens, plan, batch_size, device, attention_mask)

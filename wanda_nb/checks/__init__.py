@@ -10,7 +10,7 @@ from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import misfits, nm_mask_by_me, two_four_bytes
 from .recovery import lora_linear, lora_share
-from .scores import disagree, my_wanda_score, row_mask
+from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
 from .training import masked_training, under_the_mask
 from .updates import conjugate_gradients, damped, walk
@@ -28,9 +28,9 @@ __all__ = [
     "lora_share",
     "masked_norm",
     "masked_training",
+    "mended_mask",
     "misfits",
     "my_score",
-    "my_wanda_score",
     "nm_mask_by_me",
     "norm_of_all",
     "outliers",
@@ -40,7 +40,7 @@ __all__ = [
     "published_starts",
     "reported_interval",
     "reproduced",
-    "row_mask",
+    "rescaled",
     "seconds_left",
     "streaming_norm",
     "suspects",

@@ -138,7 +138,7 @@ def usable(rows: Rows) -> list[Tested]:
 def far_ahead(rows: Rows) -> list[Tested]:
     """2: magnitude over Wanda, and accuracy on the items that notebook 07 had not seen when it named its test.
 
-    The answers were measured on a GPU and on a CPU. In bfloat16 these round differently, and 3% of the answers differ.
+    The answers were measured on a GPU and on a CPU. In bfloat16 these round differently, and 2% of the answers differ.
     """
     asked, told = [], []
     for where, name in (("", "thousand"), ("again, on a CPU: ", "thousand_cpu")):

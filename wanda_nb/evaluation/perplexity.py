@@ -8,8 +8,9 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from ..blocks import evaluating, replaced_forward
+from ..blocks import evaluating
 from ..inputs.text import check_tokens
+from ..patched import replaced_forward
 from ..reporting.identity import identity, tokens_identity
 from ..reporting.progress import progress_bar
 from ..reporting.unfinished import Kept

@@ -12,10 +12,12 @@ text.
 
 from __future__ import annotations
 
+import math
 import random
 
 import torch
 
+from ..blocks import input_embeddings
 from .documents import C4_SHARD, documents, hub_rows, local_rows
 
 # Gemma: github.com/EleutherAI/lm-evaluation-harness/pull/1465; Cohere: ExLlamaV2's ``requires_bos``.
@@ -116,7 +118,7 @@ def check_tokens(model, tokens: torch.Tensor, attention_mask: torch.Tensor | Non
         raise ValueError(
             f"There is no text: tokens is empty, {tuple(tokens.shape)}. Expected at least one window of one token."
         )
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = getattr(input_embeddings(model), "num_embeddings", math.inf)  # a model may not say which they are
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
         raise ValueError(
@@ -148,8 +150,13 @@ def _beginning(tokenizer, bos: bool | None, length: int) -> tuple[list[int] | No
     return [bos_id], length - 1
 
 
-def begin_with_bos(model, tokens: torch.Tensor, attention_mask: torch.Tensor | None = None) -> bool | None:
-    """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none."""
+def begin_with_bos(model, tokens, attention_mask: torch.Tensor | None = None) -> bool | None:
+    """Whether every window (samples, length) begins with the model's BOS, after any padding; None if it has none.
+
+    tokens: or a dict of inputs, whose ``input_ids`` are meant; None if there are none.
+    """
+    if (tokens := tokens if isinstance(tokens, torch.Tensor) else tokens.get("input_ids")) is None:
+        return None
     configs = (model.config.get_text_config(), getattr(model, "generation_config", None))
     bos = next((token for config in configs if (token := getattr(config, "bos_token_id", None)) is not None), None)
     mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.to(tokens.device).int()

@@ -119,5 +119,5 @@ def pattern_perplexities(table, dense):
     axes.set(yticks=range(len(patterns)), yticklabels=patterns, ylim=(max(1, len(patterns)) - 0.5, -0.5))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("perplexity on WikiText-2, windows of 2048 (log scale)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=4, columnspacing=1.2, handletextpad=0.3)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=1.2, handletextpad=0.3)
     return figure

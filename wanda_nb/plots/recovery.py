@@ -85,11 +85,12 @@ def lost_shares(table):
     Used in notebook 08, "Merging without losing the zeros".
     """
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
-    looks = {"lost": ("o", COLORS["magnitude"]), "lost, weighted by loudness": ("D", COLORS["wanda"])}
+    looks = {"lost": ("o", "white"), "lost, weighted by loudness": ("D", COLORS["wanda"])}
     for axes, kind in zip(panels, ("q_proj", "v_proj"), strict=True):
         rows = table[table["layer"].str.endswith(kind)]
-        for column, (marker, color) in looks.items():
-            axes.plot(range(len(rows)), rows[column], marker, color=color, markersize=5, label=column)
+        for column, (marker, face) in looks.items():
+            look = {"color": COLORS["wanda"], "markerfacecolor": face, "markersize": 5}
+            axes.plot(range(len(rows)), rows[column], marker, label=column, **look)
         axes.axhline(0.5, color=COLORS["dense"], linewidth=1, linestyle="--", zorder=0)
         axes.set(title=kind, xlabel="block", ylim=(0, 0.8))
         axes.yaxis.set_major_formatter("{x:.0%}")

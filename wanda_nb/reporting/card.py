@@ -17,8 +17,13 @@ def repository() -> str:
     return REPOSITORY
 
 
-def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibration: dict | None, measured: dict):
-    """Write the model card (README.md), and its facts for programs (pruning.json). origin: see ``provenance``."""
+def write_card(
+    folder: Path, report: Report, zeros: float, origin: dict, calibration: dict | None, measured: dict, writes=True
+):
+    """Write the model card (README.md), and its facts for programs (pruning.json).
+
+    origin: see ``provenance``. writes: whether the model generates text.
+    """
     shape = dict(zip(("samples", "length"), report.tokens, strict=False))
     beginning = {} if report.bos is None else {"windows begin with BOS": report.bos}
     texts = report.calibration or ([{**(calibration or {}), **shape, **beginning}] if shape else [None])
@@ -35,14 +40,13 @@ def write_card(folder: Path, report: Report, zeros: float, origin: dict, calibra
     }
     (folder / "pruning.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     name = facts["model"]
-    data = ModelCardData(
-        library_name="transformers", pipeline_tag="text-generation", tags=["pruned", "sparse", "wanda"]
-    )
+    task, owner = ("text-generation", "decoder's") if writes else (None, "blocks'")
+    data = ModelCardData(library_name="transformers", pipeline_tag=task, tags=["pruned", "sparse", "wanda"])
     rows = "\n".join(f"| {key} | {_words(value)} |" for key, value in facts.items() if value is not None)
     amount = facts["pattern"] or f"{facts['sparsity']:.0%} of the weights"
     ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n# {name}, pruned\n\n"
-        f"{name} with {amount} of its decoder's linear layers set to zero by {facts['method']} in "
+        f"{name} with {amount} of its {owner} linear layers set to zero by {facts['method']} in "
         f"[wanda_nb]({repository()}). The zeros are stored like any number: the model is neither "
         "smaller nor faster by itself. It keeps the licence and the limits of the model it was made from.\n\n"
         f"| | |\n|---|---|\n{rows}\n"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..blocks import block_names, decoder_blocks
+from ..blocks import block_names, decoder_blocks, input_embeddings
 
 # The folder of a model and the program that wrote it do not change what it computes.
 PLACES = {"_name_or_path", "architectures", "transformers_version"}
@@ -35,18 +35,19 @@ def identity(model) -> str:
     return digest.hexdigest()
 
 
-def model_identity(model, read: Callable[[str, torch.Tensor], torch.Tensor] | None = None) -> dict:
+def model_identity(model, read: Callable[[str, torch.Tensor], torch.Tensor] | None = None, blocks=None) -> dict:
     """What a model computes in its blocks, from a sample of its weights: the same in memory and on disk.
 
     Its class, its config, and a sha256 over names, shapes and a few rows of the embeddings and of each tensor in the
     blocks, rounded to bfloat16, so that a checkpoint and the model loaded from it in float32 or bfloat16 share it; one
     of float32 loaded in float16 does not. It tells the original from a pruned, trained or merged model, but not from
     one in which a few weights differ; for that see ``identity``.
-    read: gives the ``sample`` of a tensor by its name in the model, if the model is on the meta device.
+    read: gives the ``sample`` of a tensor by its name in the model, if the model is on the meta device. blocks: as for
+    ``decoder_blocks``.
     """
-    embeddings = model.get_input_embeddings().weight
-    tensors = {name: tensor for name, tensor in model.named_parameters() if tensor is embeddings}
-    for prefix, block in zip(block_names(model), decoder_blocks(model), strict=True):
+    embeddings = {id(tensor) for tensor in input_embeddings(model).parameters()}
+    tensors = {name: tensor for name, tensor in model.named_parameters() if id(tensor) in embeddings}
+    for prefix, block in zip(block_names(model, blocks), decoder_blocks(model, blocks), strict=True):
         tensors |= {f"{prefix}.{name}": tensor for name, tensor in block.state_dict().items()}
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
@@ -87,11 +88,16 @@ def difference(one: dict, other: dict) -> str | None:
 
 
 def tokens_identity(tokens: torch.Tensor, attention_mask) -> str:
-    """A sha256 over tokens (samples, length) and their attention mask, if any: 64 hexadecimal digits."""
-    digest = hashlib.sha256(f"{tuple(tokens.shape)}".encode())
-    for tensor in (tokens, attention_mask):
-        if tensor is not None:
-            digest.update(tensor.cpu().long().contiguous().numpy().tobytes())
+    """A sha256 over tokens (samples, length), or a dict of inputs, and their attention mask: 64 hexadecimal digits."""
+    if isinstance(tokens, torch.Tensor):
+        digest = hashlib.sha256(f"{tuple(tokens.shape)}".encode())
+        tensors = [tokens.long()]
+    else:
+        named = sorted(tokens.items())
+        digest = hashlib.sha256(f"{[(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in named]}".encode())
+        tensors = [tensor for _, tensor in named]
+    for tensor in [*tensors, *([] if attention_mask is None else [attention_mask.long()])]:
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 

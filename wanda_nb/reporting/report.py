@@ -41,6 +41,10 @@ class Report:
     activations: str | None = None
     #: For a run from a calibration: what is known of its texts.
     calibration: list[dict] | None = None
+    #: What was left as it is: name, kind, weights, share of all weights, why; like names in all blocks make one row.
+    left: pd.DataFrame = field(default_factory=pd.DataFrame)
+    #: Experts' layers that saw too few tokens and were pruned as if all inputs were alike: (block, layer, tokens).
+    by_magnitude: list[tuple[int, str, int]] = field(default_factory=list)
 
     @property
     def reached(self) -> float:
@@ -68,6 +72,7 @@ class Report:
         settings += f", {self.update} update" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
         activations = f" · {self.activations}" if self.activations else ""
+        activations += f" · {len(self.by_magnitude)} of rare experts by magnitude" if self.by_magnitude else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
@@ -88,8 +93,18 @@ class Report:
             )
         return " · ".join(parts)
 
+    def remainder(self) -> str:
+        """How much was left as it is, by kind, in one line."""
+        if self.left.empty:
+            return ""
+        shares = self.left.groupby("kind")["share"].sum().sort_values(ascending=False)
+        kinds = ", ".join(f"{kind} {share:.1%}" for kind, share in shares[shares >= 0.0005].items())
+        return f"left as they are: {shares.sum():.1%} of all weights ({kinds}); report.left says why"
+
     def __repr__(self) -> str:
-        return "\n".join(part for part in (self.headline(), self.timing(), str(self.summary())) if part)
+        parts = self.headline(), self.timing(), str(self.summary()), self.remainder()
+        return "\n".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.headline()}</p><p>{self.timing()}</p>{self.summary().to_html()}"
+        lines = f"<p>{self.headline()}</p><p>{self.timing()}</p>"
+        return f"{lines}{self.summary().to_html()}<p>{self.remainder()}</p>"
