@@ -108,10 +108,8 @@ def faulty_step(function, graded: bool = False) -> None:
             if all(answer == mistaken(*case) for case, answer in zip(cases, answers, strict=True)):
                 raise AssertionError(f"faulty_step: {said}")
         number = cases.index(wrong[0])
-        where = f"log {'ABCDE'[number]}" if number < 5 else "another log"
-        raise AssertionError(
-            f"faulty_step: {where}: expected one of {STEPS} or 'none', the right one; got {answers[number]!r}."
-        )
+        where = f"log {'ABCDEF'[number]}" if number < 6 else "another log"
+        raise AssertionError(f"faulty_step: {where}: {answers[number]!r} is not it (one of {STEPS}, or 'none').")
     done("03.2", "what should be there after each step, and the first step that leaves more", graded)
 
 
