@@ -166,3 +166,33 @@ def test_the_verdict_on_the_order_follows_its_rule():
     }
     for said, cases in expected.items():
         assert [names["verdict"](draws) for draws in cases] == [said] * len(cases)
+
+
+def test_the_recorded_timeline_peaks_where_notebook_03_predicts():
+    book = nbformat.read(NOTEBOOKS[3], as_version=4)
+    cell = next(cell.source for cell in book.cells if "predicted = block_bytes + hidden_bytes + running" in cell.source)
+    names = {}
+    exec(cell.partition("print")[0], names)
+    row = wn.measured("residency")["rows"][0]
+    kinds = "hidden states", "weights", "activations", "selection"
+    peak = max(sum(there) for phase in row["timeline"] for there in zip(*(phase[kind] for kind in kinds), strict=True))
+    assert names["predicted"] == row["predicted"] and abs(names["predicted"] / peak - 1) < 0.02
+    running, selecting = (max(max(phase[kind]) for phase in row["timeline"]) for kind in kinds[2:])
+    assert running > selecting  # as the notebook says
+
+
+def test_what_notebook_04_says_of_its_records():
+    published = wn.published("wikitext").query("model == 'LLaMA-2' and context == 4096")
+    cells = published.set_index(["size", "pattern", "method"])["perplexity"]
+    tied = [cells["13B", "2:4", method] for method in ("wanda", "magnitude", "sparsegpt")]
+    assert max(tied) < 1.01 * min(tied)
+    assert cells["7B", "2:4", "sparsegpt"] < cells["7B", "2:4", "wanda"] < cells["7B", "2:4", "magnitude"] / 4
+    assert cells["70B", "2:4", "wanda"] < min(cells["70B", "2:4", "sparsegpt"], cells["70B", "2:4", "magnitude"])
+    for pattern in ("4:8", "2:4"):
+        price = [cells[size, pattern, "wanda"] / cells[size, "50%", "wanda"] for size in ("7B", "13B", "70B")]
+        ours = {row["row"]: row["perplexity"] for row in wn.measured("wikitext")["rows"]}
+        assert ours[f"wanda {pattern}"] / ours["wanda 50%"] > price[0] > price[1] > price[2]
+    record = wn.measured("sparse_kernels_gpu")
+    assert all(row["2:4 / dense"] > 4 for row in record["rows"]), "slower, not faster"
+    late = wn.measured("speed_gpu")["rows"]
+    assert [row["ours"]["predicted memory"] < row["ours"]["peak memory"] for row in late] == [True, False]

@@ -10,11 +10,12 @@ from .look import COLORS, REMOVED
 def times_dense(found: dict):
     """Perplexity in multiples of the dense model's, on a log axis: {model: (value, low, high)}, a dot each.
 
+    Its colour is that of magnitude, else of the pattern, else of the method named.
     Used in notebook 00, "How good is each?", and notebook 04, "On the whole model".
     """
     figure, axes = plt.subplots(figsize=(7, 0.9 + 0.42 * len(found)))
     for row, (name, (value, low, high, *_)) in enumerate(found.items()):
-        color = next((c for key, c in reversed(COLORS.items()) if key in name.lower()), "#666666")
+        color = next(COLORS[key] for key in ("magnitude", "2:4", "4:8", "wanda", "dense") if key in name.lower())
         axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", color=color, markersize=8, capsize=4)
         axes.annotate(f"{value:,.3g} ×" if value < 999 else f"{value:,.0f} ×", (high, row), (7, 0),
                       textcoords="offset points", va="center")  # fmt: skip
