@@ -106,7 +106,7 @@ def bytes_by_sparsity(sparsity, sizes: dict, dense: int, two_four: int):
     percent = [100 * s for s in sparsity]
     axes.axhline(1, color=COLORS["dense"], linewidth=2)
     axes.text(99, 1.06, "dense", color=COLORS["dense"], ha="right")
-    for (name, size), color in zip(sizes.items(), (COLORS["wanda"], COLORS["magnitude"]), strict=True):
+    for (name, size), color in zip(sizes.items(), ("#5b8c5a", "#8d7fc1"), strict=True):
         share = [s / dense for s in size]
         axes.plot(percent, share, color=color, linewidth=2.5)
         even = next(p for p, s in zip(percent, share, strict=True) if s <= 1)
