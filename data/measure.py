@@ -13,6 +13,7 @@ python data/measure.py second FILE     the same after 64 windows, on Gemma 3 270
 python data/measure.py order           norms of the pruned model so far against those of the dense one, three draws
 python data/measure.py order_gemma     the same on Gemma 3 270M
 python data/measure.py updates         each mask without an update, with OBS and with least squares
+python data/measure.py formats         dense and Wanda at 50%, at 16, 8 and 4 bits a weight: loss and bytes
 python data/measure.py figures         the README's pictures and tables, from the files there are: at once
 
 Writes data/results/NAME.json row by row and, if it was stopped, goes on where it was; --list says how long the stored
@@ -28,6 +29,7 @@ from experiments import (
     ablations,
     decisive,
     figures,
+    formats,
     intervals,
     order,
     record,
@@ -55,6 +57,7 @@ EXPERIMENTS = {
     "order": order.order,
     "order_gemma": order.order_gemma,
     "updates": updates.updates,
+    "formats": formats.formats,
 }
 
 

@@ -27,6 +27,7 @@ READERS = {
     ("files", "open"): "for fsync",
     ("harness", "Kept"): "answers: JSON lines under a first line with the identity of model and tokenizer",
     ("harness", "loads"): "the tokenizer's own description, from memory",
+    ("gguf_tokenizer", "loads"): "the tokenizer's own description, from memory",
     ("unfinished", "loads"): "half-finished work and records: anything that is not ours, line by line",
     ("unfinished", "open"): "for writing and for fsync, after __init__ has read it",
     ("unfinished", "read_bytes"): "half-finished work, refused unless the first line is ours",

@@ -8,6 +8,8 @@ from .calibrating import calibrate
 from .calibration import Calibration, load_calibration
 from .capture import InputGrams, InputNorms
 from .checkpoint.compressed import load_compressed, save_compressed
+from .checkpoint.gguf import save_gguf
+from .checkpoint.quantise import quantised, stored_bytes
 from .checkpoint.save import save_pruned
 from .checkpoint.streaming import estimate_checkpoint, prune_checkpoint
 from .evaluation.generation import complete
@@ -15,6 +17,7 @@ from .evaluation.perplexity import perplexity, window_losses
 from .evaluation.scorecard import scorecard
 from .evaluation.uncertainty import mean_interval, paired_difference, perplexity_interval
 from .evaluation.zero_shot import ZeroShot, zero_shot
+from .experts import separate_experts
 from .inputs.documents import documents
 from .inputs.hidden_states import first_hidden_states
 from .inputs.loading import load_model, model_folder
@@ -71,12 +74,16 @@ __all__ = [
     "prune_mask",
     "published",
     "published_windows",
+    "quantised",
     "recover",
     "ria_score",
     "save_compressed",
+    "save_gguf",
     "save_pruned",
     "scorecard",
+    "separate_experts",
     "sparsity",
+    "stored_bytes",
     "training_tokens",
     "wanda_score",
     "weight_matrix",

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .experts import router_weights
+
 CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 
 
@@ -85,13 +87,13 @@ def linear_layers(block: nn.Module) -> dict[str, nn.Module]:
                 f"{name} in {kind} holds quantised weights ({layer.weight.dtype}): expected floating-point ones. "
                 "Prune the unquantised model, then quantise the result."
             )
-    known = {id(layer.weight) for layer in layers.values()}
+    known = {id(layer.weight) for layer in layers.values()} | router_weights(block)
     known |= {id(m.weight) for m in block.modules() if isinstance(m, (nn.Embedding, *CONVOLUTIONS))}
     for name, parameter in block.named_parameters():
         if not is_vector(parameter) and id(parameter) not in known:
             raise ValueError(
                 f"{kind} is not supported: {name} {tuple(parameter.shape)} is a weight outside any linear layer "
-                "(fused experts or a layer of another kind), which has no input channels to weigh. "
+                "(fused experts? Open wn.separate_experts(model) around the call), with no input channels to weigh. "
                 "Expected a dense block whose matrices are nn.Linear or transformers' Conv1D."
             )
     return layers

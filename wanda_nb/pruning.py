@@ -22,7 +22,7 @@ from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states, samples_and_length
 from .inputs.rehearsal import flops_of, rehearse
 from .inputs.samples import check_samples, samples_in
-from .inputs.statistics import Captured, looked_up
+from .inputs.statistics import Captured, Inputs, looked_up
 from .inputs.text import begin_with_bos
 from .masks import check_width
 from .methods import Factors, make_plan
@@ -46,6 +46,7 @@ def prune(
     device=None,
     batch_size: int | None = None,
     blocks: str | Iterable[nn.Module] | None = None,
+    rare: int = 0,
 ) -> Report:
     """Remove weights from all linear layers of all blocks, in place, with no retraining.
 
@@ -73,6 +74,8 @@ def prune(
     batch_size: windows at a time.
     blocks: which of several lists of blocks to prune: its name or a part of it (``"encoder"``, ``"vision_tower"``), or
     the list itself.
+    rare: an expert that saw fewer tokens than this is pruned as if all its inputs were alike, by magnitude, and
+    ``report.by_magnitude`` says which; with 0, one that saw none stops the run. Stacked ones: ``separate_experts``.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
     estimate of time, the first window runs through the whole dense model beforehand, unless its blocks visit, which
@@ -88,7 +91,7 @@ def prune(
     compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     identity = partial(model_identity, model, blocks=blocks)
-    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, identity, blocks)
+    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, identity, blocks, rare)
     reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
     if reads_text:
@@ -115,12 +118,13 @@ def prune(
                 if not visits:  # the rehearsal ran one window through every block
                     seconds *= flops / one if one else 2 * samples_in(tokens)
                     bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
-            inputs = Captured(states, plan.statistic, clock)
+            inputs = Captured(states, plan.statistic, clock, rare=rare)
         rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     report.left = left_over(model, blocks)
     if inputs is not None:
         report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
+        report.by_magnitude = inputs.by_magnitude
     if reads_text:
         report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report
@@ -137,20 +141,6 @@ class Place(Protocol):
 
     def keep(self, index: int, rows: list[dict], results: dict[str, torch.Tensor | None]) -> None:
         """Store a block that was treated, during its visit. results: by layer name, what ``treat`` gave for it."""
-
-
-class Inputs(Protocol):
-    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
-
-    #: Whether blocks are run; and in words, for the report.
-    runs: bool
-    kind: str
-
-    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
-        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
-
-    def advance(self, index: int, block: nn.Module, device) -> None:
-        """Go on from the input of a block to its output, if blocks are run."""
 
 
 def block_loop(blocks, inputs: Inputs | None, treat: Callable, place: Place, bar) -> list[dict]:

@@ -1,7 +1,9 @@
 """The rules every stored notebook keeps. What its cells print is nbval's to compare."""
 
 import ast
+import base64
 import importlib.util
+import io
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from PIL import Image
 
 import wanda_nb as wn
 
@@ -31,6 +34,12 @@ def texts(output):
     for kind, data in output.get("data", {}).items():
         if kind.startswith("text/"):
             yield data
+
+
+def words(notebook) -> int:
+    """Of all text cells, without Markdown's and LaTeX's signs."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return sum(len(re.sub(r"[`$|#*]", " ", text).split()) for text in prose)
 
 
 def test_there_are_notebooks():
@@ -60,9 +69,10 @@ def test_hosts_can_render_it(notebook):
 
 
 def test_cells_are_short_and_compared_unless_tagged(notebook):
-    assert 25 <= len(notebook.cells) <= 95
+    assert 25 <= len(notebook.cells) <= 70
+    assert words(notebook) <= 3200
     for cell in notebook.code:
-        assert 1 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 30
+        assert 1 <= len([line for line in cell.source.splitlines() if line.strip()]) <= 20
         known = {"nbval-ignore-output", "parameters", "raises-exception", "result"}
         assert set(cell.metadata.get("tags", [])) <= known
     compared = [cell for cell in notebook.code if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
@@ -73,6 +83,16 @@ def test_figures_answer_questions(notebook):
     figures = [o for cell in notebook.code for o in cell.outputs if "image/png" in o.get("data", {})]
     answers = [o for o in figures if o["data"]["text/plain"].startswith("<Figure")]  # and what is for playing
     assert 2 <= len(answers) <= 5 and len(figures) <= len(answers) + 1
+
+
+def test_figures_bring_their_own_background(notebook):
+    """So that black text stays legible in a dark theme."""
+    for cell in notebook.code:
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).convert("RGBA")
+                assert picture.getchannel("A").getextrema() == (255, 255)
+                assert min(picture.getpixel((0, 0))) > 240
 
 
 def test_skeleton(notebook):
@@ -196,3 +216,41 @@ def test_what_notebook_04_says_of_its_records():
     assert all(row["2:4 / dense"] > 4 for row in record["rows"]), "slower, not faster"
     late = wn.measured("speed_gpu")["rows"]
     assert [row["ours"]["predicted memory"] < row["ours"]["peak memory"] for row in late] == [True, False]
+
+
+def printed(number: str) -> str:
+    book = nbformat.read(NOTEBOOKS[int(number)], as_version=4)
+    return "\n".join(text for cell in book.cells for output in cell.get("outputs", []) for text in texts(output))
+
+
+#: What the text of a notebook says of its numbers: (notebook, what it printed, the range that the text holds for).
+SAID = {
+    "six of 576 channels carry more than half": ("01", r"self_attn\.q_proj (\d+)% ·", 50, 100),
+    "magnitude removes most of the weights on loud channels": ("01", r"measured: ([\d.]+)% .*\nWanda removes", 50, 100),
+    "Wanda keeps most of them": ("01", r"Wanda removes (\d+)%", 0, 20),
+    "a thousand times as loud as the median": ("01", r"block 11, down_proj: (\d+)×", 1000, 2500),
+    "as quiet as its neighbours without the first token": ("01", r"block 11, .* without first tokens (\d+)×", 0, 20),
+    "block 28 still some sixty times": ("01", r"block 28, .* without first tokens (\d+)×", 55, 65),
+    "one window gives 95% of the mask": ("01", r"C4, 1 window +\d+% +([\d.]+)%", 4, 6),
+    "removed without text: nearly twice as much": ("01", r"no text .* ([\d.]+)×", 1.6, 2),
+    "the terms left out nearly cancel": ("02", r"predicted 0\.106, measured ([\d.]+)", 0.101, 0.111),
+    "rescaling leaves Wanda's mask": ("02", r"Wanda's mask changes at ([\d.]+)%", 0, 0.05),
+    "by input, one method": ("02", r"grouped by input: the masks differ at ([\d.]+)%", 0, 0.05),
+    "by output, Wanda's error is about half": ("02", r"output +0\.214 +([\d.]+)", 0.09, 0.12),
+    "by input, equal errors": ("02", r"input +0\.133 +([\d.]+)", 0.132, 0.134),
+    "in no layer is magnitude better": ("02", r"measured: (\d+) layers", 0, 0),
+    "1.4 times in a typical layer": ("02", r"median ([\d.]+)×, from", 1.35, 1.45),
+    "19 times at most": ("02", r"median .* to ([\d.]+)×", 18.5, 19.5),
+    "six of ten groups do not fit": ("04", r"measured: ([\d.]+)% · no guess", 35, 40),
+    "the layer behaves like chance": ("04", r"2:4 +81\.3 +([\d.]+)", 81, 82),
+    "a random order does not help": ("04", r"2:4 keeps 76\.3% of the score, ([\d.]+)% in this", 76.1, 76.5),
+    "o_proj gains more": ("04", r"o_proj 76\.6% kept, ([\d.]+)% in your order", 77.6, 78.6),
+    "our whole model goes to two thirds": ("04", r"(\d+)% of it", 64, 67),
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_the_text_says_what_was_printed(said):
+    number, pattern, low, high = SAID[said]
+    found = re.findall(pattern, printed(number))
+    assert found and all(low <= float(value) <= high for value in found), found

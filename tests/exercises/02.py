@@ -6,106 +6,160 @@ import torch
 from wanda_nb import checks
 
 
-def with_numpy(W, norm):
-    return np.abs(W.double().numpy()) * norm.double().numpy()[None, :]
+def by_norm(W, X):
+    norm = X.norm(dim=0)
+    return W * norm, X / norm.clamp(min=1e-30)
 
 
-def column_by_column(W, norm):
-    score = W.abs().float()
-    for j, loudness in enumerate(norm.tolist()):
-        score[:, j] *= loudness
-    return score
+def by_root_mean_square(W, X):
+    loudness = X.square().mean(dim=0).sqrt()
+    return [W * loudness, torch.nan_to_num(X / loudness)]
 
 
-def by_diagonal(W, norm):
-    return W.abs().double() @ torch.diag(norm.double())
+def with_numpy(W, X):
+    W, X = W.double().numpy(), X.double().numpy()
+    norm = np.sqrt((X**2).sum(axis=0))
+    return -W @ np.diag(norm), -X @ np.diag(1 / np.where(norm > 0, norm, 1))
 
 
-def squared_norm(W, norm):
-    return W.abs() * norm**2
+def unchanged(W, X):
+    return W, X
 
 
-def signed(W, norm):
-    return W * norm.unsqueeze(0)
+def only_W(W, X):
+    return W * X.norm(dim=0), X
 
 
-def along_outputs(W, norm):
-    return W.abs() * norm.unsqueeze(1)
+def only_X(W, X):
+    return W, X / X.norm(dim=0).clamp(min=1e-30)
 
 
-def of_rows(W, norm):
-    return W.abs() * W.float().norm(dim=1)[:, None]
+def wrong_way(W, X):
+    norm = X.norm(dim=0).clamp(min=1e-30)
+    W = (W / norm).masked_fill(norm < 1e-20, 0)
+    return W, X * norm
 
 
-def squared_weight(W, norm):
-    return W**2 * norm
+def scaled_by(factor):
+    def rescaled(W, X):
+        by = factor(X)
+        return W * by, X / by.clamp(min=1e-30)
+
+    return rescaled
 
 
-def without_norm(W, norm):
-    return W.abs()
+def silent_kept(W, X):
+    norm = X.norm(dim=0)
+    norm = torch.where(norm > 0, norm, 1)
+    return W * norm, X / norm
 
 
-def rounded(W, norm):
-    return (W.abs() * norm).to(W.dtype)
+def divided_by_nothing(W, X):
+    return W * X.norm(dim=0), X / X.norm(dim=0)
 
 
-def by_sort(score, sparsity):
-    mask = torch.zeros_like(score, dtype=torch.bool)
-    for i, row in enumerate(score):
-        mask[i, row.sort(stable=True).indices[: int(len(row) * sparsity)]] = True
+def by_rows(W, X):
+    return W / W.norm(dim=1, keepdim=True), X
+
+
+def per_token(W, X):
+    return W * 2, X / X.norm(dim=1, keepdim=True)
+
+
+def pruned_already(W, X):
+    from wanda_nb import prune_mask, wanda_score
+
+    return W.masked_fill(prune_mask(wanda_score(W, X.norm(dim=0))), 0), X
+
+
+def one_tensor(W, X):
+    return W * X.norm(dim=0)
+
+
+def transposed_answer(W, X):
+    return W.T, X.T
+
+
+def mended(W, X, attention_mask, sparsity):
+    score = W.abs() * X[attention_mask.bool()].norm(dim=0)
+    order = score.argsort(dim=1, stable=True)
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, order[:, : int(W.shape[1] * sparsity)], True)
+
+
+def by_product(W, X, attention_mask, sparsity):  # a root mean square over all positions: one factor for all channels
+    loudness = (X * attention_mask[..., None]).double().square().mean(dim=(0, 1)).sqrt()
+    mask = torch.zeros_like(W)
+    for i, row in enumerate(W.abs() * loudness):
+        mask[i, row.sort(stable=True).indices[: int(len(row) * sparsity)]] = 1
     return mask
 
 
-def by_numpy(score, sparsity):
-    rank = score.double().numpy().argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-    return rank < int(score.shape[1] * sparsity)
+def by_numpy(W, X, attention_mask, sparsity):
+    score = np.abs(W.numpy()) * np.linalg.norm(X.numpy()[attention_mask.numpy() == 1], axis=0)
+    rank = score.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return rank < int(W.shape[1] * sparsity)
 
 
-def by_counting(score, sparsity):
-    earlier = torch.ones(score.shape[1], score.shape[1]).tril(-1).bool()  # [j, i]: i stands before j
-    own, other = score[:, :, None], score[:, None, :]
-    before = (other < own) | ((other == own) & earlier)
-    return (before.sum(dim=2) < int(score.shape[1] * sparsity)).int()
+def careless(W, X, attention_mask, sparsity):  # as in the notebook
+    loudness = X.abs().mean(dim=(0, 1))
+    score = W * loudness
+    line = score.flatten().kthvalue(int(score.numel() * sparsity)).values
+    return score <= line
 
 
-def whole_layer(score, sparsity):
+def with_padding(W, X, attention_mask, sparsity):
+    return mended(W, X, torch.ones_like(attention_mask), sparsity)
+
+
+def by_mean(W, X, attention_mask, sparsity):
+    return mended(W, X[attention_mask.bool()].abs().mean(dim=0)[None, None], torch.ones(1, 1), sparsity)
+
+
+def signed(W, X, attention_mask, sparsity):
+    score = W * X[attention_mask.bool()].norm(dim=0)
+    return mended(score - score.min(), torch.ones(1, 1, W.shape[1]), torch.ones(1, 1), sparsity)
+
+
+def whole_layer(W, X, attention_mask, sparsity):
+    score = W.abs() * X[attention_mask.bool()].norm(dim=0)
     order = score.flatten().argsort(stable=True)[: int(score.numel() * sparsity)]
-    mask = torch.zeros(score.numel(), dtype=torch.bool)
-    mask[order] = True
-    return mask.view(score.shape)
+    return torch.zeros(score.numel(), dtype=torch.bool).index_fill_(0, order, True).view(score.shape)
 
 
-def per_column(score, sparsity):
-    return by_sort(score.T, sparsity).T
+def up_to_threshold(W, X, attention_mask, sparsity):
+    score = W.abs() * X[attention_mask.bool()].norm(dim=0)
+    count = int(W.shape[1] * sparsity)
+    return score <= (score.kthvalue(count, dim=1, keepdim=True).values if count else -1)
 
 
-def highest(score, sparsity):
-    return by_sort(-score, sparsity)
+def two_left(W, X, attention_mask, sparsity):
+    return up_to_threshold(W, X, torch.ones_like(attention_mask), sparsity)
 
 
-def kept(score, sparsity):
-    return ~by_sort(score, sparsity)
+def on_rows(W, X, attention_mask, sparsity):
+    norm = X[attention_mask.bool()].norm(dim=0)
+    return mended(W * norm[:, None], torch.ones(1, 1, W.shape[1]), torch.ones(1, 1), sparsity)
 
 
-def up_to_threshold(score, sparsity):
-    count = int(score.shape[1] * sparsity)
-    return score <= score.float().kthvalue(max(count, 1), dim=1, keepdim=True).values
+def per_column(W, X, attention_mask, sparsity):
+    everywhere = torch.ones(1, 1, W.shape[0])
+    return mended(W.T * X[attention_mask.bool()].norm(dim=0)[:, None], everywhere, torch.ones(1, 1), sparsity).T
 
 
-def later_first(score, sparsity):
-    width = score.shape[1]
-    order = width - 1 - score.flip(1).argsort(dim=1, stable=True)
-    return torch.zeros_like(score, dtype=torch.bool).scatter(1, order[:, : int(width * sparsity)], True)
+def squared_norm(W, X, attention_mask, sparsity):
+    return mended(W, X[attention_mask.bool()].square().sum(dim=0)[None, None], torch.ones(1, 1), sparsity)
 
 
-def rounded_up(score, sparsity):
-    order = score.argsort(dim=1, stable=True)
-    count = -int(-score.shape[1] * sparsity // 1)
-    return torch.zeros_like(score, dtype=torch.bool).scatter(1, order[:, :count], True)
+def kept(W, X, attention_mask, sparsity):
+    return ~mended(W, X, attention_mask, sparsity)
 
 
-def what_to_keep(score, sparsity):
-    return by_sort(score, 1 - sparsity)
+def later_first(W, X, attention_mask, sparsity):
+    return mended(W.flip(1), X.flip(2), attention_mask, sparsity).flip(1)
+
+
+def only_padding(W, X, attention_mask, sparsity):
+    return mended(W, X, attention_mask == 0, sparsity)
 
 
 def three_rows():
@@ -152,7 +206,7 @@ def one_in_common():
     return torch.tensor([[8.0, -6, 4, 7]]), torch.tensor([[3.0, 1, 10, 2]])
 
 
-def only_W():
+def no_X():
     return torch.ones(2, 4)
 
 
@@ -163,30 +217,44 @@ def by_luck(seen=[]):  # noqa: B006
 
 EXERCISES = {
     "ex02a": {
-        "check": checks.my_wanda_score,
-        "right": [with_numpy, column_by_column, by_diagonal],
+        "check": checks.rescaled,
+        "right": [by_norm, by_root_mean_square, with_numpy],
         "wrong": [
-            (squared_norm, "squared the norm"),
-            (signed, "kept the sign"),
-            (along_outputs, "multiplied each row by a norm"),
-            (of_rows, "W's own rows"),
-            (squared_weight, "squared W"),
-            (without_norm, "this is magnitude"),
-            (rounded, "16 bit"),
+            (unchanged, "nothing has changed"),
+            (only_W, "X is as it was"),
+            (only_X, "W is as it was"),
+            (wrong_way, "the wrong way round"),
+            (scaled_by(lambda X: X.square().sum(dim=0)), "squared norm"),
+            (scaled_by(lambda X: X.norm(dim=0).sqrt()), "root of the norm"),
+            (scaled_by(lambda X: X.abs().mean(dim=0)), "mean of |x|"),
+            (scaled_by(lambda X: X.abs().amax(dim=0)), "largest |x|"),
+            (scaled_by(lambda X: X.norm() * torch.ones_like(X[0])), "by one number"),
+            (silent_kept, "silent channel's weights"),
+            (divided_by_nothing, "0 / 0"),
+            (by_rows, "X is as it was"),
+            (per_token, "for all tokens"),
+            (pruned_already, "you removed weights"),
+            (one_tensor, "expected two tensors"),
+            (transposed_answer, "expected shape"),
         ],
     },
     "ex02b": {
-        "check": checks.row_mask,
-        "right": [by_sort, by_numpy, by_counting],
+        "check": checks.mended_mask,
+        "right": [mended, by_product, by_numpy],
         "wrong": [
-            (whole_layer, "over the whole layer"),
+            (whole_layer, "row by row"),
+            (careless, "still to mend: the padding counts as if it were text; the channel's mean |x|"),
+            (with_padding, "still to mend: the padding counts as if it were text."),
+            (by_mean, "still to mend: the channel's mean |x| stands where its L2 norm belongs."),
+            (signed, "still to mend: the sign of W counts"),
+            (up_to_threshold, "still to mend: `<=` removes all that are tied"),
+            (two_left, "as if it were text; `<=` removes"),
+            (on_rows, "multiplied each row by a norm"),
             (per_column, "column by column"),
-            (highest, "removed the highest"),
+            (squared_norm, "squared the norm"),
             (kept, "upside down"),
-            (up_to_threshold, "removes all ties"),
             (later_first, "the later columns"),
-            (rounded_up, "sparsity up"),
-            (what_to_keep, "the fraction to remove"),
+            (only_padding, "only padding counts"),
         ],
     },
     "ex02c": {
@@ -200,7 +268,7 @@ EXERCISES = {
             (zeros, "tied"),
             (cancelling, "is not smaller than magnitude's"),
             (one_in_common, "both methods remove"),
-            (only_W, "do not fit"),
+            (no_X, "do not fit"),
             (by_luck, "equally loud"),
         ],
     },

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ..blocks import check_weights, decoder_blocks, sparsity
+from ..experts import Separated, separate_experts
 from ..files import sync
 from ..reporting.card import write_card
 from ..reporting.provenance import provenance
@@ -28,9 +29,12 @@ def save_pruned(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: choose another folder, or clear it.")
+    if any(isinstance(module, Separated) for module in model.modules()):
+        raise ValueError("The experts are taken apart: save the model outside of separate_experts.")
     blocks = decoder_blocks(model, blocks)
-    check_weights(model, blocks)
-    zeros = sparsity(model, blocks)
+    with separate_experts(model):
+        check_weights(model, blocks)
+        zeros = sparsity(model, blocks)
     if zeros < report.reached - 1e-6:
         raise ValueError(
             f"{zeros:.2%} of the weights are zero, but the report says {report.reached:.2%}: something filled zeros "

@@ -10,7 +10,7 @@ from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import column_order, misfits, survivors
 from .recovery import lora_linear, lora_share, merge_under_mask
-from .scores import disagree, my_wanda_score, row_mask
+from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
 from .updates import best_weights, conjugate_gradients, damped
 
@@ -30,10 +30,10 @@ __all__ = [
     "lora_linear",
     "lora_share",
     "masked_norm",
+    "mended_mask",
     "merge_under_mask",
     "misfits",
     "my_score",
-    "my_wanda_score",
     "norm_of_all",
     "outliers",
     "perplexity_from_logits",
@@ -42,7 +42,7 @@ __all__ = [
     "published_starts",
     "reported_interval",
     "reproduced",
-    "row_mask",
+    "rescaled",
     "seconds_left",
     "streaming_norm",
     "survivors",

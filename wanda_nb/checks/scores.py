@@ -3,119 +3,174 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 
 from ..masks import prune_mask
 from ..scores import magnitude_score, wanda_score
-from .core import call, done, judge
+from .core import call, done, judge, same, tensor
 
-MY_WANDA_SCORE = {
-    "you squared the norm. The root has its place: the score is |W| times the norm.": (
-        lambda W, norm: W.abs() * norm.square()
+FACTORS = {
+    "you divided each column of W by its norm. That is the wrong way round: a loud channel's weights must grow.": (
+        lambda X: 1 / X.norm(dim=0)
     ),
-    "you kept the sign of W. A weight far below zero is worth as much as one far above: take the absolute value.": (
-        lambda W, norm: W * norm
-    ),
-    "you multiplied each row by a norm. The norm belongs to an input channel, which is a column of W.": (
-        lambda W, norm: W.abs() * norm[:, None]
-    ),
-    "you used the norms of W's own rows. The norm asked is that of the input, which is given.": (
-        lambda W, norm: W.abs() * W.norm(dim=1, keepdim=True)
-    ),
-    "you used the norms of W's own columns. The norm asked is that of the input, which is given.": (
-        lambda W, norm: W.abs() * W.norm(dim=0)
-    ),
-    "you squared W. The score is |W| times the norm.": lambda W, norm: W.square() * norm,
-    "you squared the score. The order would be the same, but the score is |W| times the norm.": (
-        lambda W, norm: (W * norm).square()
-    ),
-    "this is magnitude: you did not use the norm.": lambda W, norm: W.abs(),
-    "you divided by the norm. A weight on a loud channel is worth more, not less.": lambda W, norm: W.abs() / norm,
-    "you added the norm. The score is a product.": lambda W, norm: W.abs() + norm,
-    "you rounded to the 16 bit of W, and different scores become equal. Stay in float32, as norm is.": (
-        lambda W, norm: W.abs() * norm.to(W.dtype)
+    "you scaled by the squared norm. The score is |W| times the norm.": lambda X: X.square().sum(dim=0),
+    "you scaled by the root of the norm. The score is |W| times the norm.": lambda X: X.norm(dim=0).sqrt(),
+    "you scaled by the mean of |x|. Wanda takes the L2 norm.": lambda X: X.abs().mean(dim=0),
+    "you scaled by the largest |x|. Wanda takes the L2 norm.": lambda X: X.abs().amax(dim=0),
+    "you scaled all channels by one number, which changes no order. Each channel needs its own.": (
+        lambda X: torch.ones_like(X[0])
     ),
 }
 
 
-def my_wanda_score(function, graded: bool = False) -> None:
-    """Exercise 02.1: ``function(W, norm)`` gives |W_ij| times the norm of input channel j.
+def rescaled(function, graded: bool = False) -> None:
+    """Exercise 02.1: ``function(W, X)`` gives W and X scaled until magnitude's mask is Wanda's.
 
-    W (out, in), norm (in,) -> score (out, in) float32. graded: on more cases. AssertionError, naming the mistake.
-    Used in notebook 02, "Exercise 02.1".
+    W (out, in), X (tokens, in) -> two tensors of the same shapes and with the same outputs. graded: on more cases.
+    AssertionError, naming the mistake. Used in notebook 02, "Exercise 02.1".
     """
     draw = torch.Generator().manual_seed(1 if graded else 0)
-    norm = 0.5 + torch.randint(1, 30, (6,), generator=draw)
-    cases = [(torch.randn(6, 6, generator=draw), norm)]  # square: rows can be taken for columns
-    judge(function, cases, wanda_score, MY_WANDA_SCORE)
-    cases += [(torch.randn(4, 6, generator=draw), norm), (torch.randn(9, 6, generator=draw).bfloat16(), norm)]
+    cases = [_loud_and_quiet(draw, 8, 8), _loud_and_quiet(draw, 5, 9, silent=1)]
     if graded:
-        silent = norm * (torch.arange(6) > 1)  # two channels without any input
-        cases += [(torch.randn(1, 6, generator=draw), silent), (torch.zeros(3, 6), norm)]
-        cases += [(torch.randn(5, 6, generator=draw, dtype=torch.float64), norm)]
-    judge(function, cases, wanda_score, MY_WANDA_SCORE)
-    done("02.1", "|W| times the norm of the column's input channel", graded)
+        cases += [_loud_and_quiet(draw, 3, 24, silent=5), _loud_and_quiet(draw, 12, 7, silent=0)]
+        cases += [tuple(one.double() for one in _loud_and_quiet(draw, 6, 10))]
+    for W, X in cases:
+        answer = call(function, W, X)
+        if not isinstance(answer, (tuple, list)) or len(answer) != 2:
+            raise AssertionError("expected two tensors, the new W (out, in) and the new X (tokens, in).")
+        V, Z = (
+            tensor(new, tuple(old.shape), f"the new {name}").double()
+            for new, old, name in zip(answer, (W, X), "WX", strict=True)
+        )
+        if amiss := _not_rescaled(W.double(), X.double(), V, Z):
+            raise AssertionError(amiss)
+    done("02.1", "the same outputs, and magnitude removes what Wanda would", graded)
 
 
-def _threshold(score, sparsity):
-    return score.sort(dim=1).values[:, [max(int(score.shape[1] * sparsity) - 1, 0)]]
+def _loud_and_quiet(draw, out: int, width: int, silent: int | None = None) -> tuple:
+    X = torch.randn(30, width, generator=draw).pow(3) * torch.rand(width, generator=draw).mul(3).exp()
+    if silent is not None:
+        X[:, silent] = 0
+        X *= 0.01  # so that a silent channel's weights, left as they are, do not go by themselves
+    return torch.randn(out, width, generator=draw), X
 
 
-def _order(score):
-    return score.argsort(dim=1, stable=True)
+def _not_rescaled(W, X, V, Z) -> str:
+    """What is amiss with the new W and X, V and Z; nothing if they are right."""
+    norm = X.norm(dim=0)
+    if not bool(V.isfinite().all() and Z.isfinite().all()):
+        return "some values are not finite. A silent channel has the norm 0, and 0 / 0 is no number."
+    if not same(Z @ V.T, X @ W.T, 1e-3):
+        if int((V == 0).sum()) > int((W == 0).sum()) + len(W) * int((norm == 0).sum()):
+            return "you removed weights, and the output has changed. Only scale them; magnitude will do the removing."
+        for name, new, old, other in (("X", Z, X, "column of W"), ("W", V, W, "channel of X")):
+            if same(new, old):
+                return (
+                    f"{name} is as it was, and the output has changed. What scales a {other} must be undone in {name}."
+                )
+        return (
+            "the output has changed. What multiplies a column of W must divide the same channel of X, for all tokens."
+        )
+    wanted = {share: prune_mask(wanda_score(W, norm), share) for share in (0.3, 0.5, 0.7)}
+    if all(torch.equal(prune_mask(V.abs(), share), mask) for share, mask in wanted.items()):
+        return ""
+    if same(V, W):
+        return "nothing has changed, so magnitude still removes what it removed before."
+    if bool(V[:, norm == 0].any()):
+        return (
+            "a silent channel's weights are worth nothing to Wanda. In your W magnitude still keeps some: make them 0."
+        )
+    grown = V.norm(dim=0) / W.norm(dim=0)
+    for said, factor in FACTORS.items():
+        loud = norm > 0
+        if same((grown / grown[loud].mean())[loud], (factor(X) / factor(X)[loud].mean())[loud], 1e-3):
+            return said
+    return "the output is the same, but magnitude does not yet remove what Wanda would. Which |w| has Wanda's order?"
 
 
-def _at(score, columns):
+FAULTS = {
+    "padding": "the padding counts as if it were text",
+    "mean": "the channel's mean |x| stands where its L2 norm belongs",
+    "sign": "the sign of W counts, so the most negative weights go first",
+    "layer": "all weights of the layer compete; Wanda compares within each output, row by row",
+    "ties": "`<=` removes all that are tied, more than floor(in * sparsity) of a row",
+}
+
+
+def _masker(padding=False, mean=False, sign=False, layer=False, ties=False, norm=None, order=prune_mask):
+    """Wanda's mask of one layer, or a routine with these faults."""
+
+    def mask_of(W, X, attention_mask, sparsity):
+        real = X.flatten(0, 1) if padding else X[attention_mask.bool()]  # (tokens, in)
+        loudness = norm(real) if norm else real.abs().mean(dim=0) if mean else real.norm(dim=0)
+        score = (W if sign else W.abs()) * loudness
+        rows = score.reshape(1, -1) if layer else score
+        count = int(rows.shape[1] * sparsity)
+        if ties and count:
+            return (rows <= rows.sort(dim=1).values[:, count - 1 : count]).view(score.shape)
+        return order(rows, sparsity).view(score.shape)
+
+    return mask_of
+
+
+def _rounded_up(score, sparsity):
+    columns = score.argsort(dim=1, stable=True)[:, : math.ceil(score.shape[1] * sparsity)]
     return torch.zeros_like(score, dtype=torch.bool).scatter(1, columns, True)
 
 
-ROW_MASK = {
-    "you compared over the whole layer. Wanda compares within each output, row by row.": (
-        lambda score, sparsity: prune_mask(score, sparsity, "layer")
+MENDED_MASK = {
+    "you multiplied each row by a norm. The norm belongs to an input channel, which is a column of W.": (
+        lambda W, X, mask, sparsity: prune_mask(W.abs() * X[mask.bool()].norm(dim=0)[:, None], sparsity)
     ),
+    "you took the norm of each token. One number for each input channel is needed: dim=0.": (
+        _masker(norm=lambda real: real.norm(dim=1))
+    ),
+    "you squared the norm. The score is |W| times the norm.": _masker(norm=lambda real: real.square().sum(dim=0)),
+    "this is magnitude: the input was not looked at.": _masker(norm=lambda real: 1),
     "you compared within each input, column by column. Wanda compares within each output, row by row.": (
-        lambda score, sparsity: prune_mask(score, sparsity, "input")
-    ),
-    "you removed the highest scores. The lowest must go.": lambda score, sparsity: prune_mask(-score, sparsity),
-    "`<=` a threshold removes all ties, and so too many. Exactly floor(in * sparsity) must go from each row.": (
-        lambda score, sparsity: score <= _threshold(score, sparsity)
-    ),
-    "`<` a threshold keeps all ties, and so removes too few. Exactly floor(in * sparsity) must go from each row.": (
-        lambda score, sparsity: score < _threshold(score, sparsity)
+        _masker(order=lambda score, sparsity: prune_mask(score, sparsity, "input"))
     ),
     "among equal scores you removed the later columns. The earlier go first, as in a stable sort.": (
-        lambda score, sparsity: prune_mask(score.flip(1), sparsity).flip(1)
+        _masker(order=lambda score, sparsity: prune_mask(score.flip(1), sparsity).flip(1))
     ),
-    "among equal scores `topk` takes any. The earlier columns go first, as in a stable sort.": (
-        lambda score, sparsity: _at(score, score.topk(int(score.shape[1] * sparsity), largest=False).indices)
+    "you rounded in * sparsity up. Exactly floor(in * sparsity) must go from each row.": _masker(order=_rounded_up),
+    "only padding counts in your norm. In the mask 1 is real.": (
+        lambda W, X, mask, sparsity: _masker()(W, X, 1 - mask, sparsity)
     ),
-    "you rounded in * sparsity up. Exactly floor(in * sparsity) must go from each row.": (
-        lambda score, sparsity: _at(score, _order(score)[:, : math.ceil(score.shape[1] * sparsity)])
-    ),
-    "you rounded in * sparsity. Exactly floor(in * sparsity) must go from each row.": (
-        lambda score, sparsity: _at(score, _order(score)[:, : round(score.shape[1] * sparsity)])
-    ),
-    "you removed 1 - sparsity of each row. The sparsity is the fraction to remove.": (
-        lambda score, sparsity: _at(score, _order(score)[:, : int(score.shape[1] * (1 - sparsity))])
-    ),
+} | {
+    "still to mend: " + "; ".join(FAULTS[name] for name, there in zip(FAULTS, faults, strict=True) if there) + ".": (
+        _masker(**dict(zip(FAULTS, faults, strict=True)))
+    )
+    for faults in sorted(product((False, True), repeat=len(FAULTS)), key=sum)[1:]
 }
 
 
-def row_mask(function, graded: bool = False) -> None:
-    """Exercise 02.2: ``function(score, sparsity)`` removes the lowest of each row; ties go to the earlier column.
+def mended_mask(function, graded: bool = False) -> None:
+    """Exercise 02.2: ``function(W, X, attention_mask, sparsity)`` is Wanda's mask, and says which faults are left.
 
-    score (out, in) -> mask (out, in) bool, True = removed; exactly floor(in * sparsity) in each row. graded: on more
-    cases. AssertionError, naming the mistake. Used in notebook 02, "Exercise 02.2".
+    W (out, in), X (samples, length, in), attention_mask (samples, length), 0 for padding -> mask (out, in) bool, True =
+    removed. graded: on more cases. AssertionError, naming the faults. Used in notebook 02, "Exercise 02.2".
     """
     draw = torch.Generator().manual_seed(1 if graded else 0)
-    cases = [(torch.tensor([[3.0, 1, 2, 4], [8, 8, 5, 8]]), 0.5), (torch.rand(5, 7, generator=draw), 0.5)]
-    cases += [(torch.randint(0, 3, (6, 8), generator=draw).float(), 0.25)]  # ties everywhere
+    cases = [_padded(draw, 8, 8, [6, 2], 0.5), _padded(draw, 31, 31, [16, 12, 3], 0.25)]  # square, and as many tokens
+    judge(function, cases, _masker(), MENDED_MASK)
     if graded:
-        cases += [(torch.randint(0, 9, (16, 33), generator=draw).bfloat16(), 0.7)]
-        cases += [(torch.rand(3, 4, generator=draw), 0.0)]
-    judge(function, cases, prune_mask, ROW_MASK)
-    done("02.2", "the lowest of every row, exactly so many, ties to the earlier column", graded)
+        cases = [_padded(draw, 12, 16, [7, 4], 0.7), _padded(draw, 4, 33, [3, 9], 0.3), _padded(draw, 2, 5, [4], 0.1)]
+        judge(function, cases, _masker(), MENDED_MASK)
+    done("02.2", "Wanda's mask: real tokens, the norm, |W|, row by row, exactly as many as asked", graded)
+
+
+def _padded(draw, out: int, width: int, lengths: list[int], sparsity: float) -> tuple:
+    """Arguments of mended_mask: in half of the rows most weights are 0, and the padding is loud."""
+    mask = (torch.arange(max(lengths) + 2) < torch.tensor(lengths)[:, None]).long()
+    loudness, noise = (torch.rand(width, generator=draw).mul(3).exp() for _ in range(2))
+    X = torch.randn(*mask.shape, width, generator=draw)
+    X = torch.where(mask.bool()[..., None], X.pow(3) * loudness, 5 * X * noise)
+    W = torch.randn(out, width, generator=draw)
+    W[: out // 2] *= torch.rand(out // 2, width, generator=draw) > 0.7
+    return W, X, mask, sparsity
 
 
 def disagree(function, graded: bool = False) -> None:

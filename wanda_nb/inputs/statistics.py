@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
+import torch
 from torch import nn
 
 from ..blocks import block_names, decoder_blocks, is_expert, linear_layers, weight_matrix
@@ -14,17 +16,34 @@ from .hidden_states import HiddenStates
 from .refusals import never_called
 
 
+class Inputs(Protocol):
+    """What the block loop knows of the inputs of each layer: captured as blocks run, or looked up."""
+
+    #: Whether blocks are run; in words, for the report; and (block, layer, tokens) of experts that saw too few.
+    runs: bool
+    kind: str
+    by_magnitude: list[tuple[int, str, int]]
+
+    def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
+        """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
+
+    def advance(self, index: int, block: nn.Module, device) -> None:
+        """Go on from the input of a block to its output, if blocks are run."""
+
+
 class Captured:
     """Inputs summed up as blocks run on the hidden states of this process's windows, over all processes.
 
     dense: blocks are left as they are, so each runs once, to its end: the pass that is watched also propagates. Sums
-    are then kept in float64.
+    are then kept in float64. rare: the fewest tokens that say something of an expert; of one that saw fewer, statistics
+    are as if all its inputs were alike, and (block, layer, tokens) is noted in ``by_magnitude``.
     """
 
     runs, kind = True, "sequential"
 
-    def __init__(self, states: HiddenStates, statistic: type, clock: Clock, dense: bool = False):
-        self.states, self.statistic, self.clock, self.dense = states, statistic, clock, dense
+    def __init__(self, states: HiddenStates, statistic: type, clock: Clock, dense: bool = False, rare: int = 0):
+        self.states, self.statistic, self.clock, self.dense, self.rare = states, statistic, clock, dense, rare
+        self.by_magnitude: list[tuple[int, str, int]] = []
         self.entered = 0  # the number of the block that the hidden states are about to enter
 
     def statistics(self, index: int, block: nn.Module, device):
@@ -39,6 +58,10 @@ class Captured:
                 else:
                     self.states.capture(index, block, device, sums)
             sums.sum_over_ranks()
+            for name, layer in linear_layers(block).items():
+                if (tokens := sums.tokens.get(name, 0)) < self.rare and is_expert(block, name):
+                    sums.sums[name] = _alike(weight_matrix(layer), self.statistic)
+                    self.by_magnitude.append((index, name, tokens))
             self._check(index, block, sums)
         return sums
 
@@ -71,13 +94,16 @@ class Captured:
 class LookedUp:
     """What layers read in the dense model, from a calibration. Raises ValueError if it does not fit the model.
 
-    identity: gives the ``model_identity``, also of a model that is on the meta device. blocks: as for ``prune``.
+    identity: gives the ``model_identity``, also of a model that is on the meta device. blocks, rare: as for ``prune``.
     """
 
     runs = False
 
-    def __init__(self, calibration: Calibration, model, statistic: type, identity: Callable[[], dict], blocks=None):
+    def __init__(
+        self, calibration: Calibration, model, statistic: type, identity: Callable[[], dict], blocks=None, rare: int = 0
+    ):
         calibration.check(identity())
+        self.statistic, self.by_magnitude = statistic, []
         self.names, self.gram = block_names(model, blocks), statistic is InputGrams
         self.calibration, self.kind = calibration, f"{'Grams' if self.gram else 'norms'} of the dense model"
         if self.gram and calibration.statistic != "gram":
@@ -88,7 +114,10 @@ class LookedUp:
         for index, block in enumerate(decoder_blocks(model, blocks)):
             for name, layer in linear_layers(block).items():
                 full, width = f"{self.names[index]}.{name}", weight_matrix(layer).shape[1]
-                if not calibration.tokens.get(full):
+                if (tokens := calibration.tokens.get(full, 0)) < rare and is_expert(block, name):
+                    self.by_magnitude.append((index, name, tokens))
+                    continue
+                if not tokens:
                     raise _no_token(name, index, "Nothing was changed")
                 if (given := calibration.sums[full].shape[-1]) != width:
                     raise ValueError(f"The calibration has {given} input channels for {full}: expected {width}.")
@@ -96,14 +125,17 @@ class LookedUp:
     def statistics(self, index: int, block: nn.Module, device) -> dict:
         """The norm (in,) of each layer's input, or XᵀX (in, in) for an update; float32, on the device."""
         read = self.calibration.gram if self.gram else self.calibration.__getitem__
-        return {name: read(f"{self.names[index]}.{name}").to(device) for name in linear_layers(block)}
+        rare = {name for place, name, _ in self.by_magnitude if place == index}
+        layers = linear_layers(block)
+        found = {name: read(f"{self.names[index]}.{name}").to(device) for name in layers if name not in rare}
+        return found | {name: _alike(weight_matrix(layers[name]), self.statistic) for name in rare}
 
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Nothing, because no block is run."""
 
 
 def looked_up(
-    calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict], blocks=None
+    calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict], blocks=None, rare: int = 0
 ) -> LookedUp | None:
     """The inputs for a plan, if there is a calibration and the plan reads inputs. Raises ValueError if not usable."""
     if calibration is None:
@@ -115,11 +147,18 @@ def looked_up(
         )
     if tokens is not None or attention_mask is not None:
         raise ValueError("Both tokens and a calibration: expected one of them. Leave out tokens and attention_mask.")
-    return LookedUp(calibration, model, plan.statistic, identity, blocks) if plan.statistic else None
+    return LookedUp(calibration, model, plan.statistic, identity, blocks, rare) if plan.statistic else None
+
+
+def _alike(W: torch.Tensor, statistic: type) -> torch.Tensor:
+    """What inputs that are all alike and unrelated sum up to: scores are then those of magnitude."""
+    return (
+        torch.eye(W.shape[1], device=W.device) if statistic is InputGrams else torch.ones(W.shape[1], device=W.device)
+    )
 
 
 def _no_token(name: str, index: int, state: str) -> ValueError:
     return ValueError(
         f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
-        f"{state}. Use more calibration text, or magnitude."
+        f"{state}. Use more calibration text, or have rare experts pruned by magnitude: rare=1, or more."
     )

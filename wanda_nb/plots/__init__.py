@@ -8,7 +8,7 @@ from .ablations import (
     perplexity_by_windows,
     score_by_group,
 )
-from .activations import channel_norms, loudness_by_depth, massive_activations, outlier_channels, weights_and_norms
+from .activations import channel_norms, loudness_by_depth, massive_activations, outlier_channels
 from .block import llama_block
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals
 from .explorer import Explorer, explored
@@ -19,7 +19,7 @@ from .paper import moved_by, published_accuracy, published_beside_ours, publishe
 from .patterns import bytes_by_sparsity, groups_of_four, two_four_format, two_four_product
 from .quickstart import perplexity_sweep, removed_weights, times_dense
 from .recovery import lost_shares, merged_corners, recovery_curves
-from .scores import comparison_groups, masks_side_by_side, row_sparsity, score_plane, worked_example
+from .scores import comparison_groups, error_ratios, masks_side_by_side, row_sparsity, score_plane, worked_example
 from .slider import Slider
 from .tasks import accuracy_differences, task_accuracies
 from .updates import correlations, error_by_steps, error_valley, update_against_tokens, updates_of_masks
@@ -40,6 +40,7 @@ __all__ = [
     "comparison_groups",
     "correlations",
     "error_by_steps",
+    "error_ratios",
     "error_valley",
     "explored",
     "groups_of_four",
@@ -81,6 +82,5 @@ __all__ = [
     "two_four_product",
     "update_against_tokens",
     "updates_of_masks",
-    "weights_and_norms",
     "worked_example",
 ]

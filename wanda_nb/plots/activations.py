@@ -21,7 +21,7 @@ def channel_norms(norms):
         axes.vlines(range(len(times)), 0, times, color=COLORS["wanda"], linewidth=1.4)
         axes.text(0.97, 0.95, f"{times.max():.0f}×", transform=axes.transAxes, ha="right", va="top", color=REMOVED)
         axes.set_xlim(-0.03 * len(times), 1.03 * len(times))
-        axes.set_xticks([0, len(times) // 2])
+        axes.set_xticks([0, len(times) - 1])
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name.rpartition(".")[2])
     for axes, block in zip(grid[:, 0], depths, strict=True):
@@ -39,7 +39,7 @@ def loudness_by_depth(ratios):
     figure, axes = plt.subplots(figsize=(7, 2.5))
     shown = axes.imshow(ratios.to_numpy(float), norm="log", cmap="magma", aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(ratios)), [name.rpartition(".")[2] for name in ratios.index])
-    axes.set_xticks(range(0, ratios.shape[1], 5))
+    _to_the_last_block(axes.xaxis, ratios.shape[1])
     axes.set_xlabel("block")
     axes.set_title("Loudest input channel, in times the median channel")
     axes.spines[:].set_visible(False)
@@ -63,33 +63,8 @@ def outlier_channels(norms, factor=5):
     for axes, name in zip(panels[0], names, strict=True):
         axes.set_title(f"what {name.rpartition('.')[2]} reads")
     panels[0][0].set_ylabel("block")
+    _to_the_last_block(panels[0][0].yaxis, 1 + max(block for block, _ in norms))
     figure.supxlabel(f"input channel: a dot where its norm is above {factor} times the median", fontsize=12)
-    return figure
-
-
-def weights_and_norms(weights, norm, marked: dict):
-    """One row of weights |w| (in,) against the norms (in,) of their channels, with lines of equal |w| · norm.
-
-    marked: {label: channel}, the points to name. Used in notebook 01, "Why outlier features make Wanda work".
-    """
-    weights, norm = weights.abs().cpu(), norm.cpu()
-    figure, axes = plt.subplots(figsize=(7, 3.6))
-    axes.scatter(norm, weights, s=14, color="#9fb4ba", linewidth=0)
-    x = [float(norm.min()) * 0.8, float(norm.max()) * 2.5]
-    for (label, channel), color in zip(marked.items(), [COLORS["wanda"], COLORS["magnitude"]], strict=False):
-        worth = float(weights[channel] * norm[channel])
-        axes.plot(x, [worth / x[0], worth / x[1]], color=color, linewidth=1, linestyle="--")
-        here = (norm[channel], weights[channel])
-        axes.scatter(*here, s=70, color=color, zorder=3, label=f"{label}: |w| · norm = {worth:.2g}")
-        axes.annotate(label, here, (7, 6), textcoords="offset points", color=color, fontweight="bold")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(x)
-    axes.set_ylim(float(weights.max()) / 200, float(weights.max()) * 1.6)
-    axes.set_xlabel("norm of the input channel (how loud it is)")
-    axes.set_ylabel("|w|")
-    axes.legend(loc="upper right", handletextpad=0.1)
-    axes.set_title("The smaller weight moves the output more")
     return figure
 
 
@@ -98,7 +73,7 @@ def massive_activations(first, others, with_first, without_first):
 
     first, others: max |x| leaving the block, at the first token and at all others. with_first, without_first:
     loudest channel over median in the input of down_proj, all tokens counted or all but the first.
-    Used in notebook 01, "One very loud token".
+    Used in notebook 01, "Where the loudest channel comes from".
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
     above.plot(first, marker="o", markersize=5, color=COLORS["magnitude"], label="at the first token")
@@ -114,4 +89,10 @@ def massive_activations(first, others, with_first, without_first):
     below.legend(loc="upper right", bbox_to_anchor=(0.9, 1.05))
     for axes in (above, below):
         axes.set_yscale("log")
+        _to_the_last_block(axes.xaxis, len(first))
     return figure
+
+
+def _to_the_last_block(axis, blocks: int) -> None:
+    """Every fifth block, counted from 0, and the last one."""
+    axis.set_ticks([*range(0, blocks - 2, 5), blocks - 1])

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from .look import COLORS, KEPT
 
 LINE, PALE = "#44525a", "#8a969c"
-MIDDLE = 31
+MIDDLE = 31.0
 #: Where each matrix stands in the drawing: left edge, middle.
 PLACES = {
     "self_attn.q_proj": (16, 45),

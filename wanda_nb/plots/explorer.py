@@ -1,4 +1,4 @@
-"""The explorer of notebook 02: move a knob, and see which weights go."""
+"""The explorer of notebook 02: turn a knob, and see which weights magnitude and Wanda remove."""
 
 from __future__ import annotations
 
@@ -8,39 +8,35 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 
 from ..masks import nm_mask, parse_pattern, prune_mask
-from ..scores import magnitude_score, ria_score, wanda_score
+from ..scores import magnitude_score, wanda_score
 from .scores import masks_side_by_side
 
-SCORES = {"magnitude": magnitude_score, "wanda": wanda_score, "ria": ria_score}
 FREE = "unstructured"
 PATTERNS = (FREE, "2:4", "4:8", "1:4", "3:4")
 
 
-def explored(W, norm, score="wanda", against="magnitude", pattern=FREE, sparsity=0.5):
-    """The masks of two scores in one layer, and where they differ: W (out, in), norm (in,) -> Figure.
+def explored(W, norm, pattern=FREE, sparsity=0.5):
+    """The masks of magnitude and Wanda in one layer, and where they differ: W (out, in), norm (in,) -> Figure.
 
-    score and against: keys of SCORES, compared by output. pattern: N:M, or ``"unstructured"`` for the sparsity.
-    Used in notebook 02, "Explore".
+    Compared by output. pattern: N:M, or ``"unstructured"`` for the sparsity. Used in notebook 02, "Masks side by side".
     """
-    masks = {}
-    for name in (against, score):
-        values = SCORES[name](W, norm)  # (out, in)
-        free = pattern == FREE
-        masks[name] = prune_mask(values, sparsity) if free else nm_mask(values, *parse_pattern(pattern))
-    first, second = masks[against], masks[score]
-    if score == against:
-        masks = {f"{against} ": first, score: second}  # two panels all the same
+
+    def mask_of(score):  # (out, in)
+        return prune_mask(score, sparsity) if pattern == FREE else nm_mask(score, *parse_pattern(pattern))
+
+    masks = {"magnitude": mask_of(magnitude_score(W)), "Wanda": mask_of(wanda_score(W, norm))}
     figure = masks_side_by_side(masks, norm, rows=40, columns=96)
-    removed, differ = float(second.float().mean()), float((first != second).float().mean())
+    removed = float(masks["Wanda"].float().mean())
+    differ = float((masks["magnitude"] != masks["Wanda"]).float().mean())
     figure.axes[0].set_title(f"{removed:.1%} of the layer removed, the two masks differ at {differ:.1%}")
     return figure
 
 
 class Explorer:
-    """Knobs for layer, score, pattern and sparsity: which weights go, and on which do two scores differ?
+    """Knobs for layer, pattern and sparsity: which weights go, and on which do magnitude and Wanda differ?
 
     layers: {name: (W (out, in), norm (in,))}. In JupyterLab, Colab and VS Code the knobs work; elsewhere it is a
-    picture of the first layer, Wanda beside magnitude at 50%. Introduced in notebook 02, "Explore".
+    picture of the first layer at 50%. Introduced in notebook 02, "Masks side by side".
     """
 
     def __init__(self, layers: dict):
@@ -55,8 +51,6 @@ class Explorer:
         wide = {"style": {"description_width": "70px"}, "layout": {"width": "230px"}}
         self.knobs = {
             "layer": ipywidgets.Dropdown(options=list(layers), description="layer", **wide),
-            "score": ipywidgets.Dropdown(options=list(SCORES), value="wanda", description="score", **wide),
-            "against": ipywidgets.Dropdown(options=list(SCORES), description="against", **wide),
             "pattern": ipywidgets.Dropdown(options=PATTERNS, description="pattern", **wide),
             "sparsity": ipywidgets.FloatSlider(
                 value=0.5, min=0.1, max=0.9, step=0.1, description="sparsity", readout_format=".0%",
@@ -65,9 +59,7 @@ class Explorer:
         }  # fmt: skip
         for knob in self.knobs.values():
             knob.observe(self._redraw, names="value")
-        upper, lower = ("layer", "score", "against"), ("pattern", "sparsity")
-        rows = [ipywidgets.HBox([self.knobs[name] for name in row]) for row in (upper, lower)]
-        self.widget = ipywidgets.VBox([*rows, self.image])
+        self.widget = ipywidgets.VBox([ipywidgets.HBox(list(self.knobs.values())), self.image])
 
     def _drawn(self, layer: str, **settings) -> bytes:
         return drawn(explored(*self.layers[layer], **settings))

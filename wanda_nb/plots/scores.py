@@ -48,7 +48,7 @@ def comparison_groups(score, masks):
                 axes.add_patch(plt.Rectangle(corner, width - 0.12, height - 0.12, fill=False, lw=2.5, ec="#222222"))
         axes.set_xlabel("input channel")
     panels[0].set_ylabel("output")
-    figure.suptitle("Only weights in one frame compete; half of each frame goes", fontsize=13)
+    figure.suptitle("Weights in one frame compete; half of each frame goes", fontsize=13)
     return figure
 
 
@@ -66,7 +66,7 @@ def row_sparsity(masks):
     axes.set_xlim(0, 1)
     axes.set_xlabel("fraction of the row's weights removed")
     axes.set_ylabel("rows (outputs)")
-    axes.set_title("Grouped by layer, some outputs lose nearly all their weights")
+    axes.set_title("How much of each output goes, grouped by layer")
     axes.legend(fontsize=11, loc="upper right", frameon=True, framealpha=1, edgecolor="none")
     return figure
 
@@ -101,7 +101,7 @@ def score_plane(w, norm, removed_by_magnitude, removed_by_wanda):
     axes.tick_params(which="minor", labelbottom=False, labelleft=False)
     axes.set_xlabel("norm of the input channel, ‖X_j‖₂")
     axes.set_ylabel("size of the weight, |w_ij|")
-    axes.set_title("One output: magnitude cuts flat, Wanda along a slope")
+    axes.set_title("The weights of one output, and where each method cuts")
     axes.legend(fontsize=11, loc="upper right", handletextpad=0.2)
     return figure
 
@@ -111,7 +111,7 @@ def masks_side_by_side(masks, norm, rows: int = 48, columns: int = 96, first: in
 
     masks: {title: (out, in) bool}, True (red) where a weight is removed; the last panel shows where the first two
     differ. norm: (in,). The crop is the first ``rows`` outputs and ``columns`` input channels from number ``first``.
-    Used in notebook 02, "Masks side by side".
+    Used in notebook 02, "Masks side by side", by the explorer.
     """
     from matplotlib.colors import ListedColormap
 
@@ -125,7 +125,7 @@ def masks_side_by_side(masks, norm, rows: int = 48, columns: int = 96, first: in
     figure, panels = plt.subplots(len(heights), 1, figsize=(7, 7.6), sharex=True, height_ratios=heights)
     panels[0].bar(range(first, first + columns), norm[crop[1]].tolist(), width=0.8, color=COLORS["wanda"])
     panels[0].set_ylabel("norm")
-    panels[0].set_title(f"{two} keeps the columns of loud channels, {one} does not")
+    panels[0].set_title("the norms of the input channels", fontsize=11.5)
     edges = (first - 0.5, first + columns - 0.5, rows - 0.5, -0.5)
     for axes, (title, (picture, colors)) in zip(panels[1:], pictures.items(), strict=True):
         limits = {"vmin": -0.5, "vmax": len(colors) - 0.5}
@@ -136,6 +136,37 @@ def masks_side_by_side(masks, norm, rows: int = 48, columns: int = 96, first: in
         axes.set_ylabel("output")
     panels[-1].set_xlabel("input channel")
     figure.align_ylabels(panels)
+    return figure
+
+
+def error_ratios(ratios, marked=()):
+    """Magnitude's error over Wanda's in every layer: a DataFrame, a row a layer name, a column a block.
+
+    marked: pairs (layer name, block) to frame. One colour for where each method's error is the smaller, white where
+    they are equal; beyond four times, the colour stays. Used in notebook 02, "All layers".
+    """
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    values = ratios.to_numpy(float)
+    most = max(values.max(), 1 / values.min())
+    top = min(most, 4)  # so that one layer does not take all colours
+    colors = LinearSegmentedColormap.from_list("who", [COLORS["magnitude"], "white", COLORS["wanda"]])
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    shown = axes.imshow(values, norm=LogNorm(1 / top, top), cmap=colors, aspect="auto", interpolation="nearest")
+    for name, block in marked:
+        corner = (list(ratios.columns).index(block) - 0.5, list(ratios.index).index(name) - 0.5)
+        axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, lw=2, ec="#222222"))
+    axes.set_yticks(range(len(ratios)), [name.rpartition(".")[2] for name in ratios.index])
+    count = ratios.shape[1]
+    places = [*range(0, count - 2, 5), count - 1]
+    axes.set_xticks(places, [str(ratios.columns[place]) for place in places])
+    axes.set_xlabel("block")
+    axes.set_title("Error of the layer's output: magnitude's over Wanda's")
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(shown, ax=axes, pad=0.02, extend="both" if most > top else "neither")
+    ticks = [tick for tick in (1 / 4, 1 / 2, 1, 2, 4) if 1 / top <= tick <= top]
+    bar.set_ticks(ticks, labels=[f"{tick:g}×" for tick in ticks])
+    bar.minorticks_off()
     return figure
 
 

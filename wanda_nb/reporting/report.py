@@ -43,6 +43,8 @@ class Report:
     calibration: list[dict] | None = None
     #: What was left as it is: name, kind, weights, share of all weights, why; like names in all blocks make one row.
     left: pd.DataFrame = field(default_factory=pd.DataFrame)
+    #: Experts' layers that saw too few tokens and were pruned as if all inputs were alike: (block, layer, tokens).
+    by_magnitude: list[tuple[int, str, int]] = field(default_factory=list)
 
     @property
     def reached(self) -> float:
@@ -72,6 +74,7 @@ class Report:
         settings += f", {self.update} update" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
         activations = f" · {self.activations}" if self.activations else ""
+        activations += f" · {len(self.by_magnitude)} of rare experts by magnitude" if self.by_magnitude else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
