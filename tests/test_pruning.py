@@ -120,6 +120,14 @@ def test_the_report_says_what_was_done(tokens):
     assert report.tokens == (6, 12)
 
 
+def test_the_reports_table_says_zeros_only_where_they_differ(tokens):
+    report = wn.prune(tiny_model(), tokens, sparsity=0.5)
+    assert list(report.summary().columns) == ["blocks", "shape", "select s"]
+    report = wn.prune(tiny_model(), tokens, sparsity=0.33)  # floor: what is reached is not what was asked
+    assert list(report.summary().columns) == ["blocks", "shape", "asked", "reached", "select s"]
+    assert set(report.summary()["asked"]) == {0.33} and set(report.summary()["reached"]) == {0.3125}
+
+
 def test_floor_decides_where_the_share_is_not_whole(tokens):
     model = tiny_model()  # rows of 32 and 48
     wn.prune(model, tokens, sparsity=0.33)

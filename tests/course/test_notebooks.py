@@ -188,6 +188,36 @@ def test_the_verdict_on_the_order_follows_its_rule():
         assert [names["verdict"](draws) for draws in cases] == [said] * len(cases)
 
 
+def test_the_recorded_timeline_peaks_where_notebook_03_predicts():
+    book = nbformat.read(NOTEBOOKS[3], as_version=4)
+    cell = next(cell.source for cell in book.cells if "predicted = block_bytes + hidden_bytes + running" in cell.source)
+    names = {}
+    exec(cell.partition("print")[0], names)
+    row = wn.measured("residency")["rows"][0]
+    kinds = "hidden states", "weights", "activations", "selection"
+    peak = max(sum(there) for phase in row["timeline"] for there in zip(*(phase[kind] for kind in kinds), strict=True))
+    assert names["predicted"] == row["predicted"] and abs(names["predicted"] / peak - 1) < 0.02
+    running, selecting = (max(max(phase[kind]) for phase in row["timeline"]) for kind in kinds[2:])
+    assert running > selecting  # as the notebook says
+
+
+def test_what_notebook_04_says_of_its_records():
+    published = wn.published("wikitext").query("model == 'LLaMA-2' and context == 4096")
+    cells = published.set_index(["size", "pattern", "method"])["perplexity"]
+    tied = [cells["13B", "2:4", method] for method in ("wanda", "magnitude", "sparsegpt")]
+    assert max(tied) < 1.01 * min(tied)
+    assert cells["7B", "2:4", "sparsegpt"] < cells["7B", "2:4", "wanda"] < cells["7B", "2:4", "magnitude"] / 4
+    assert cells["70B", "2:4", "wanda"] < min(cells["70B", "2:4", "sparsegpt"], cells["70B", "2:4", "magnitude"])
+    for pattern in ("4:8", "2:4"):
+        price = [cells[size, pattern, "wanda"] / cells[size, "50%", "wanda"] for size in ("7B", "13B", "70B")]
+        ours = {row["row"]: row["perplexity"] for row in wn.measured("wikitext")["rows"]}
+        assert ours[f"wanda {pattern}"] / ours["wanda 50%"] > price[0] > price[1] > price[2]
+    record = wn.measured("sparse_kernels_gpu")
+    assert all(row["2:4 / dense"] > 4 for row in record["rows"]), "slower, not faster"
+    late = wn.measured("speed_gpu")["rows"]
+    assert [row["ours"]["predicted memory"] < row["ours"]["peak memory"] for row in late] == [True, False]
+
+
 def printed(number: str) -> str:
     book = nbformat.read(NOTEBOOKS[int(number)], as_version=4)
     return "\n".join(text for cell in book.cells for output in cell.get("outputs", []) for text in texts(output))
@@ -211,6 +241,11 @@ SAID = {
     "in no layer is magnitude better": ("02", r"measured: (\d+) layers", 0, 0),
     "1.4 times in a typical layer": ("02", r"median ([\d.]+)×, from", 1.35, 1.45),
     "19 times at most": ("02", r"median .* to ([\d.]+)×", 18.5, 19.5),
+    "six of ten groups do not fit": ("04", r"measured: ([\d.]+)% · no guess", 35, 40),
+    "the layer behaves like chance": ("04", r"2:4 +81\.3 +([\d.]+)", 81, 82),
+    "a random order does not help": ("04", r"2:4 keeps 76\.3% of the score, ([\d.]+)% in this", 76.1, 76.5),
+    "o_proj gains more": ("04", r"o_proj 76\.6% kept, ([\d.]+)% in your order", 77.6, 78.6),
+    "our whole model goes to two thirds": ("04", r"(\d+)% of it", 64, 67),
 }
 
 

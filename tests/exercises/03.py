@@ -1,5 +1,7 @@
 """Wrong answers that must be named, and right ones that must pass."""
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -87,55 +89,60 @@ def only_the_first(blocks, x, sparsity):
     return all_see_x(blocks[:1], x, sparsity)
 
 
-def step_by_step(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    shapes = [(width, width)] * 2 + [(kv, width)] * 2 + [(inner, width)] * 2 + [(width, inner)]
-    block = sum(rows * columns for rows, columns in shapes) * itemsize
-    hidden = torch.empty(tokens, width, device="meta").numel() * itemsize
-    running, selecting = per_token * batch_tokens, per_weight * inner * width
-    return block + hidden + (running if running > selecting else selecting)
+def by_levels(readings, block_bytes, norm_bytes):
+    base = readings[0]["now"]
+    there = {"in": block_bytes, "capture": block_bytes + norm_bytes, "out": 0}
+    for reading in readings[1:]:
+        if reading["now"] - base != there.get(reading["step"], block_bytes):
+            return reading["step"]
+    return "none"
 
 
-def as_a_float(*shape):
-    return float(step_by_step(*shape))
+def by_changes(readings, block_bytes, norm_bytes):
+    change = {"in": block_bytes, "capture": norm_bytes, "select": -norm_bytes, "propagate": 0, "out": -block_bytes}
+    for before, after in itertools.pairwise(readings):
+        if after["now"] - before["now"] != change[after["step"]]:
+            return after["step"]
+    return "none"
 
 
-def numbers(width, inner, kv, tokens):
-    return width * (2 * width + 2 * kv + 3 * inner) + tokens * width
+def largest_growth(readings, block_bytes, norm_bytes):
+    return max(itertools.pairwise(readings), key=lambda pair: pair[1]["now"] - pair[0]["now"])[1]["step"]
 
 
-def both_scratches(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    return numbers(width, inner, kv, tokens) * itemsize + per_token * batch_tokens + per_weight * width * inner
+def by_the_peak(readings, block_bytes, norm_bytes):
+    return by_levels([{**reading, "now": reading["most"]} for reading in readings], block_bytes, norm_bytes)
 
 
-def one_batch(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    scratch = max(per_token * batch_tokens, per_weight * width * inner)
-    return numbers(width, inner, kv, batch_tokens) * itemsize + scratch
+def no_norms(readings, block_bytes, norm_bytes):
+    return by_levels(readings, block_bytes, 0)
 
 
-def in_bits(*shape):
-    return step_by_step(*shape) * 8
+def nothing_allowed(readings, block_bytes, norm_bytes):
+    return by_levels(readings, 0, norm_bytes)
 
 
-def equal_heads(width, inner, kv, *others):
-    return step_by_step(width, inner, width, *others)
+def end_and_beginning(readings, block_bytes, norm_bytes):
+    return "out" if readings[-1]["now"] > readings[0]["now"] else "none"
 
 
-def everything_at_once(width, inner, kv, tokens, batch_tokens, *others):
-    return step_by_step(width, inner, kv, tokens, tokens, *others)
+def first_visit(readings, block_bytes, norm_bytes):
+    return by_levels(readings[:6], block_bytes, norm_bytes)
 
 
-def bytes_twice(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    scratch = max(per_token * batch_tokens, per_weight * width * inner)
-    return (numbers(width, inner, kv, tokens) + scratch) * itemsize
+def last_step_off(readings, block_bytes, norm_bytes):
+    found = [r for r in readings[1:] if by_levels([readings[0], r], block_bytes, norm_bytes) != "none"]
+    return found[-1]["step"] if found else "none"
 
 
-def up_and_down(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    scratch = max(per_token * batch_tokens, per_weight * width * inner)
-    return (numbers(width, inner, kv, tokens) - width * inner) * itemsize + scratch
+def step_before(readings, block_bytes, norm_bytes):
+    steps = [reading["step"] for reading in readings]
+    right = by_levels(readings, block_bytes, norm_bytes)
+    return right if right == "none" else steps[steps.index(right, 1) - 1] if right != "in" else "out"
 
 
-def without_selecting(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    return numbers(width, inner, kv, tokens) * itemsize + per_token * batch_tokens
+def never(readings, block_bytes, norm_bytes):
+    return "none"
 
 
 def zeros_of(W, x, sparsity):
@@ -266,17 +273,18 @@ EXERCISES = {
         ],
     },
     "ex03b": {
-        "check": checks.visited_gpu_bytes,
-        "right": [step_by_step, as_a_float],
+        "check": checks.faulty_step,
+        "right": [by_levels, by_changes],
         "wrong": [
-            (both_scratches, "one after the other"),
-            (one_batch, "hidden states of one batch"),
-            (in_bits, "you gave bits"),
-            (equal_heads, "narrower than q_proj"),
-            (everything_at_once, "all tokens at once"),
-            (bytes_twice, "per_token and per_weight are bytes already"),
-            (up_and_down, "you counted two"),
-            (without_selecting, "left out selecting"),
+            (largest_growth, "the largest growth"),
+            (by_the_peak, "what was there for a moment"),
+            (no_norms, "may be there from capture to select"),
+            (nothing_allowed, "meant to be there during its visit"),
+            (end_and_beginning, "compared the end with the beginning"),
+            (first_visit, "the first block only"),
+            (last_step_off, "the last step that is off"),
+            (step_before, "the step before"),
+            (never, "you found nothing"),
         ],
     },
     "ex03c": {

@@ -1,117 +1,138 @@
 """Wrong answers that must be named, and right ones that must pass."""
 
+import itertools
+import math
+
 import numpy as np
 import torch
 
 from wanda_nb import checks
 
 
-def in_numpy(score, n, m):
-    groups = score.float().numpy().reshape(-1, m)
-    mask = np.zeros_like(groups, dtype=bool)
-    np.put_along_axis(mask, np.argsort(groups, axis=1, kind="stable")[:, : m - n], True, axis=1)
-    return mask.reshape(score.shape)
+def by_binomials(n, m):
+    gone, p = m - n, 1 - n / m
+    ways = [math.comb(m, k) * p**k * (1 - p) ** (m - k) for k in range(m + 1)]
+    return sum(way * min(k, gone) for k, way in enumerate(ways)) / gone
 
 
-def by_ranks(score, n, m):
-    groups = score.double().view(score.shape[0], score.shape[1] // m, m)
-    ranks = groups.argsort(dim=-1, stable=True).argsort(dim=-1)
-    return (ranks < m - n).flatten(1)
+def by_enumeration(n, m):
+    """Every way in which m weights can fall, as an array."""
+    if m > 16:
+        return by_binomials(n, m)
+    removed = np.array(list(itertools.product((0, 1), repeat=m))).sum(axis=1)
+    chance = (1 - n / m) ** removed * (n / m) ** (m - removed)
+    return np.float64((chance * np.minimum(removed, m - n)).sum() / (m - n))
 
 
-def with_loops(score, n, m):
-    mask = torch.zeros(score.shape)  # 0 and 1 do as well
-    for row in range(score.shape[0]):
-        for start in range(0, score.shape[1], m):
-            order = sorted(range(start, start + m), key=lambda column: float(score[row, column]))
-            mask[row, order[: m - n]] = 1
-    return mask
+def from_what_comes_back(n, m):
+    """1 - what comes back: the free mask's excess over m - n."""
+    k = torch.arange(m + 1, dtype=torch.float64)
+    share = torch.distributions.Binomial(m, torch.tensor(1 - n / m, dtype=torch.float64)).log_prob(k).exp()
+    return 1 - (share * (k - (m - n)).clamp(min=0)).sum() / (m - n)
 
 
-def n_go(score, n, m):
-    groups = score.reshape(-1, m)
-    gone = groups.argsort(dim=1, stable=True)[:, :n]
-    return torch.zeros_like(groups).scatter(1, gone, 1).reshape(score.shape).bool()
+def mean_of(value, n, m, p=None):
+    p = 1 - n / m if p is None else p
+    return sum(math.comb(m, k) * p**k * (1 - p) ** (m - k) * value(k) for k in range(m + 1))
 
 
-def down_the_columns(score, n, m):
-    mask = torch.zeros_like(score, dtype=torch.bool)
-    for start in range(0, score.shape[0], m):
-        order = score[start : start + m].argsort(dim=0, stable=True)[: m - n]
-        mask[start : start + m].scatter_(0, order, True)
-    return mask
+def fair_coins(n, m):
+    return mean_of(lambda k: min(k, m - n), n, m, p=0.5) / (m - n)
 
 
-def far_apart(score, n, m):
-    groups = score.reshape(score.shape[0], m, -1)
-    order = groups.argsort(dim=1, stable=True)[:, : m - n]
-    return torch.zeros_like(groups, dtype=torch.bool).scatter(1, order, True).reshape(score.shape)
+def groups_that_fit(n, m):
+    return mean_of(lambda k: k == m - n, n, m)
 
 
-def highest_go(score, n, m):
-    groups = score.reshape(-1, m)
-    order = groups.argsort(dim=1, descending=True, stable=True)[:, : m - n]
-    return torch.zeros_like(groups, dtype=torch.bool).scatter(1, order, True).reshape(score.shape)
+def of_all_weights(n, m):
+    return mean_of(lambda k: min(k, m - n), n, m) / m
 
 
-def whole_rows(score, n, m):
-    order = score.argsort(dim=1, stable=True)[:, : score.shape[1] * (m - n) // m]
-    return torch.zeros_like(score, dtype=torch.bool).scatter(1, order, True)
+def kept_ones(n, m):
+    return by_binomials(m - n, m)
 
 
-def up_to_threshold(score, n, m):
-    groups = score.float().reshape(-1, m)
-    return (groups <= groups.kthvalue(m - n, dim=1, keepdim=True).values).reshape(score.shape)
+def lost_ones(n, m):
+    return 1 - by_binomials(n, m)
 
 
-def later_first(score, n, m):
-    groups = score.reshape(-1, m)
-    kept = groups.argsort(dim=1, descending=True, stable=True)[:, :n]
-    return torch.ones_like(groups, dtype=torch.bool).scatter(1, kept, False).reshape(score.shape)
+def two_draws(n, m):
+    return (m - n) / m
 
 
-def what_is_kept(score, n, m):
-    return ~by_ranks(score, n, m)
+def entries_alike(n, m):
+    return 1 - mean_of(lambda k: abs(k - (m - n)), n, m) / m
 
 
-def in_bits_first(out_features, in_features, itemsize):
-    kept = out_features * in_features // 2
-    return (kept * itemsize * 8 + kept * 2) // 8
+def group_by_group(n, m):
+    return mean_of(lambda k: min(k, m - n) / max(k, 1) if k else 1, n, m)
 
 
-def group_by_group(out_features, in_features, itemsize):
-    return out_features * (in_features // 4) * (2 * itemsize + 0.5)
+def percent(n, m):
+    return 100 * by_binomials(n, m)
 
 
-def no_positions(out_features, in_features, itemsize):
-    return out_features * in_features // 2 * itemsize
+def dealt(score):
+    """The loudest quarter to the first places of the groups, the next to the second places, and so on."""
+    return score.sum(dim=0).argsort(descending=True).view(4, -1).T.flatten()
 
 
-def byte_each(out_features, in_features, itemsize):
-    return out_features * in_features // 2 * (itemsize + 1)
+def loud_with_quiet(score):
+    order = np.argsort(-score.numpy().mean(axis=0))
+    half = len(order) // 2
+    return np.stack([order[:half], order[half:][::-1]], axis=1).ravel().copy()
 
 
-def bit_each(out_features, in_features, itemsize):
-    return out_features * in_features // 2 * itemsize + out_features * in_features // 2 // 8
+def by_exchange(score):
+    """Begins with the deal, then exchanges columns between two groups where that keeps more."""
+    order, draw = dealt(score), torch.Generator().manual_seed(0)
+
+    def lost(columns):
+        return float(score[:, columns].view(len(score), -1, 4).sort(dim=2).values[:, :, :2].sum())
+
+    for _ in range(30):
+        a, b = torch.randint(len(order), (2,), generator=draw).tolist()
+        other = order.clone()
+        other[[a, b]] = order[[b, a]]
+        order = other if lost(other) < lost(order) else order
+    return order.tolist()
 
 
-def two_bits_for_all(out_features, in_features, itemsize):
-    numel = out_features * in_features
-    return numel / 2 * itemsize + 2 * numel / 8
+def side_by_side(score):
+    return score.norm(dim=0).argsort()
 
 
-def zeros_too(out_features, in_features, itemsize):
-    numel = out_features * in_features
-    return numel * itemsize + numel // 2 * 2 // 8
+def each_row_its_own(score):
+    return score.argsort(dim=1)
 
 
-def bits(out_features, in_features, itemsize):
-    return 8 * in_bits_first(out_features, in_features, itemsize)
+def of_rows(score):
+    return score.sum(dim=1).argsort()
 
 
-def three_bits_a_group(out_features, in_features, itemsize):
-    groups = out_features * in_features / 4
-    return groups * 2 * itemsize + groups * 3 / 8
+def new_places(score):
+    return dealt(score).argsort()
+
+
+def as_it_was(score):
+    return torch.arange(score.shape[1])
+
+
+def loudness(score):
+    return score.sum(dim=0)
+
+
+def only_the_loud(score):
+    order = score.sum(dim=0).argsort(descending=True)[: score.shape[1] // 2]
+    return torch.stack([order, order], dim=1).flatten()
+
+
+def shuffled(score):
+    return torch.randperm(score.shape[1], generator=torch.Generator().manual_seed(0))
+
+
+def by_one_row(score):
+    return dealt(score[:1])
 
 
 def counted_in_numpy(W, n, m):
@@ -160,30 +181,33 @@ def sparsity_of_rows(W, n, m):
 
 EXERCISES = {
     "ex04a": {
-        "check": checks.nm_mask_by_me,
-        "right": [in_numpy, by_ranks, with_loops],
+        "check": checks.survivors,
+        "right": [by_binomials, by_enumeration, from_what_comes_back],
         "wrong": [
-            (n_go, "you removed n of every m"),
-            (down_the_columns, "down the columns"),
-            (far_apart, "not neighbours"),
-            (highest_go, "removed the highest"),
-            (whole_rows, "over the whole row"),
-            (up_to_threshold, "removes all ties"),
-            (later_first, "removed the later columns"),
-            (what_is_kept, "upside down"),
+            (fair_coins, "you tossed fair coins"),
+            (groups_that_fit, "groups that fit as they are"),
+            (of_all_weights, "divided by all m"),
+            (kept_ones, "the weights that are kept"),
+            (lost_ones, "does not survive"),
+            (two_draws, "independently"),
+            (entries_alike, "all entries of the mask"),
+            (group_by_group, "counts for more"),
+            (percent, "per cent"),
         ],
     },
     "ex04b": {
-        "check": checks.two_four_bytes,
-        "right": [in_bits_first, group_by_group],
+        "check": checks.column_order,
+        "right": [dealt, loud_with_quiet, by_exchange],
         "wrong": [
-            (no_positions, "the values alone"),
-            (byte_each, "a byte on each position"),
-            (bit_each, "one bit for each kept weight"),
-            (two_bits_for_all, "2 bits on every weight"),
-            (zeros_too, "the zeros too"),
-            (bits, "you gave bits"),
-            (three_bits_a_group, "in 3 bits"),
+            (side_by_side, "worse than before"),
+            (each_row_its_own, "an order of its own"),
+            (of_rows, "you ordered the rows"),
+            (new_places, "the new place of each column"),
+            (as_it_was, "nothing has moved"),
+            (loudness, "this is no order"),
+            (only_the_loud, "this is no order"),
+            (shuffled, "does not depend on the score"),
+            (by_one_row, "of the loss came back"),
         ],
     },
     "ex04c": {

@@ -2,13 +2,13 @@
 
 from .ablations import clear_winner, my_score
 from .activations import masked_norm, outliers, streaming_norm
-from .cost import loop_seconds, visited_gpu_bytes
+from .cost import faulty_step, logs, loop_seconds
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
 from .guess import compare
 from .larger import norm_of_all, prune_folder, seconds_left
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
-from .patterns import misfits, nm_mask_by_me, two_four_bytes
+from .patterns import column_order, misfits, survivors
 from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
@@ -18,11 +18,14 @@ from .updates import conjugate_gradients, damped, walk
 __all__ = [
     "bootstrap",
     "clear_winner",
+    "column_order",
     "compare",
     "conjugate_gradients",
     "damped",
     "disagree",
+    "faulty_step",
     "first_misjudged",
+    "logs",
     "loop_seconds",
     "lora_linear",
     "lora_share",
@@ -31,7 +34,6 @@ __all__ = [
     "mended_mask",
     "misfits",
     "my_score",
-    "nm_mask_by_me",
     "norm_of_all",
     "outliers",
     "perplexity_from_logits",
@@ -43,10 +45,9 @@ __all__ = [
     "rescaled",
     "seconds_left",
     "streaming_norm",
+    "survivors",
     "suspects",
-    "two_four_bytes",
     "under_the_mask",
     "unfair",
-    "visited_gpu_bytes",
     "walk",
 ]

@@ -1,83 +1,116 @@
-"""Checks of notebook 03 on cost: what the block loop takes, in memory and in time."""
+"""Checks of notebook 03 on cost: what the block loop leaves in memory, and how long it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
-from .core import done, judge
+from .core import call, done, judge
 
-
-def _parts(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight):
-    """Bytes of one block, of all hidden states, of one batch's activations, and of the scratch to select a layer."""
-    block = itemsize * (2 * width**2 + 2 * width * kv + 3 * width * inner)
-    return block, itemsize * tokens * width, per_token * batch_tokens, per_weight * width * inner
+STEPS = "in", "capture", "select", "propagate", "out"
+BLOCK, NORMS, HIDDEN = 14_155_776, 19_968, 2_359_296  # bytes, as in the notebook
 
 
-def _sum(of_parts: Callable) -> Callable:
-    return lambda *shape: of_parts(*_parts(*shape))
+def _log(blocks: int = 3, leaks: dict | None = None, first: int = 0, *, hidden=HIDDEN, home=BLOCK, staged=0) -> list:
+    """Readings of a loop in which a step leaves more behind than it should, from block ``first`` on.
+
+    leaks: {step: bytes that stay}; home: bytes of a block that go home; staged: bytes needed only while it comes in.
+    """
+    now, log = hidden, [{"block": 0, "step": "hidden states", "now": hidden, "most": hidden}]
+    change = {"in": BLOCK, "capture": NORMS, "select": -NORMS, "propagate": 0, "out": -home}
+    on_top = {"in": staged, "capture": 12_976_128, "select": 9_700_000, "propagate": 12_976_128, "out": 0}
+    for block in range(blocks):
+        for step in STEPS:
+            before, now = now, now + change[step] + ((leaks or {}).get(step, 0) if block >= first else 0)
+            log.append({"block": block, "step": step, "now": now, "most": max(before, now) + on_top[step]})
+    return log
 
 
-_visited = _sum(lambda block, hidden, running, selecting: block + hidden + max(running, selecting))
+def logs() -> dict[str, list]:
+    """Readings of memory from six loops, {"A": [{"block", "step", "now", "most"}, ...], ...}, in bytes.
 
-VISITED_GPU_BYTES = {
-    "you added running and selecting. They come one after the other, so only the larger counts.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + running + selecting)
+    What is wrong with each, if anything, is for the reader to find out. Used in notebook 03, "Exercise 03.2".
+    """
+    return {
+        "A": _log(leaks={"select": 884_736}, first=1),
+        "B": _log(leaks={"out": BLOCK}, staged=589_824),
+        "C": _log(),
+        "D": _log(leaks={"capture": 2 * BLOCK}, staged=589_824),
+        "E": _log(leaks={"propagate": 2048}, first=2),
+        "F": _log(leaks={"select": NORMS, "out": -NORMS}, first=1),  # norms that stay until the block goes home
+    }
+
+
+def _audit(level=None, kind: str = "now", found=lambda wrong: wrong[0]["step"], log=lambda readings: readings[1:]):
+    """The audit of a log, or a mistake in it. level: {step: (blocks, norms) there at its end}."""
+    level = level or {"in": (1, 0), "capture": (1, 1), "select": (1, 0), "propagate": (1, 0), "out": (0, 0)}
+
+    def faulty_step(readings, block_bytes, norm_bytes):
+        def should(step):
+            return readings[0]["now"] + level[step][0] * block_bytes + level[step][1] * norm_bytes
+
+        wrong = [r for r in log(readings) if r[kind] != should(r["step"])]
+        return found(wrong) if wrong else "none"
+
+    return faulty_step
+
+
+def _largest(readings, block_bytes, norm_bytes):
+    growth = [(b["now"] - a["now"], b["step"]) for a, b in pairwise(readings)]
+    return max(growth)[1]
+
+
+def _by_the_end(readings, block_bytes, norm_bytes):
+    return "out" if readings[-1]["now"] != readings[0]["now"] else "none"
+
+
+FAULTY_STEP = {
+    "you took the step with the largest growth. A block is meant to be large: ask what should be there.": (_largest),
+    "you compared `most`, which holds what was there for a moment only. What stays is in `now`.": _audit(kind="most"),
+    "the norms of a block may be there from capture to select: that is no fault.": (
+        _audit(dict.fromkeys(STEPS[:4], (1, 0)) | {"out": (0, 0)})
     ),
-    "you took the smaller of running and selecting. The GPU must have room for the larger.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + min(running, selecting))
+    "norms are needed until select, not until the block is home. Kept longer, they are a fault.": (
+        _audit({"in": (1, 0), "capture": (1, 1), "select": (1, 1), "propagate": (1, 1), "out": (0, 0)})
     ),
-    "you left out running and selecting. Add the larger of the two.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden)
+    "a block is meant to be there during its visit. Compare with what should be there after each step.": (
+        _audit(dict.fromkeys(STEPS, (0, 0)))
     ),
-    "you left out selecting: it can be larger than running.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + running)
+    "you compared the end with the beginning: that says whether memory leaks, not which step does it.": _by_the_end,
+    "you read the first block only. A loop can go wrong later.": (
+        _audit(log=lambda readings: [r for r in readings[1:] if r["block"] == 0])
     ),
-    "you left out running: it can be larger than selecting.": (
-        _sum(lambda block, hidden, running, selecting: block + hidden + selecting)
+    "you gave the last step that is off. Stop at the first: whatever stays there is still there later.": (
+        _audit(found=lambda wrong: wrong[-1]["step"])
     ),
-    "you left out the hidden states.": _sum(lambda block, hidden, running, selecting: block + max(running, selecting)),
-    "you left out the block itself.": _sum(lambda block, hidden, running, selecting: hidden + max(running, selecting)),
-    "you kept the hidden states of one batch. Those of all tokens wait for the next block.": (
-        lambda d, m, k, tokens, batch, *others: _visited(d, m, k, batch, batch, *others)
+    "you gave the step before. `now` is read after a step, so the first one that is off did it.": (
+        _audit(found=lambda wrong: STEPS[STEPS.index(wrong[0]["step"]) - 1])
     ),
-    "you ran all tokens at once. The activations are those of one batch.": (
-        lambda d, m, k, tokens, batch, *others: _visited(d, m, k, tokens, tokens, *others)
-    ),
-    "k_proj and v_proj are width × kv each, narrower than q_proj.": (
-        lambda d, m, k, *others: _visited(d, m, d, *others)
-    ),
-    "the MLP has three matrices, gate, up and down; you counted two.": (
-        lambda d, m, k, *others: _visited(d, m, k, *others) - others[2] * d * m
-    ),
-    "you counted numbers, not bytes. A weight or hidden state takes itemsize bytes.": (
-        lambda *shape: _visited(*shape[:5], 1, *shape[6:])
-    ),
-    "per_token and per_weight are bytes already: no itemsize there.": (
-        lambda *shape: _visited(*shape[:6], shape[5] * shape[6], shape[5] * shape[7])
-    ),
-    "you gave bits. The answer is in bytes: itemsize is bytes already.": lambda *shape: 8 * _visited(*shape),
-    "you selected the whole block at once. Select works on one layer at a time, at most width × inner weights.": (
-        lambda *shape: sum(_parts(*shape)[:2]) + max(_parts(*shape)[2], shape[7] * _parts(*shape)[0] / shape[5])
-    ),
+    "you found nothing. At least one of these loops keeps what it should let go.": lambda *case: "none",
 }
 
 
-def visited_gpu_bytes(function, graded: bool = False) -> None:
-    """Exercise 03.2: what a GPU must hold when one block at a time visits it, in bytes.
+def faulty_step(function, graded: bool = False) -> None:
+    """Exercise 03.2: ``function(readings, block_bytes, norm_bytes)`` -> the first step that leaves too much, or "none".
 
-    ``function(width, inner, kv, tokens, batch_tokens, itemsize, per_token, per_weight)``: one block, the hidden states
-    of all tokens, and the larger of one batch's activations and the scratch to select a layer. graded: on more cases.
-    AssertionError, naming the mistake. Used in notebook 03, "Exercise 03.2".
+    readings: what the loop of the notebook notes after every step. graded: on more logs. AssertionError, naming the
+    mistake. Used in notebook 03, "Exercise 03.2".
     """
-    cases = [(576, 1536, 192, 1024, 512, 4, 27_000, 11), (576, 1536, 192, 1024, 64, 2, 21_000, 9)]
+    cases = [(log, BLOCK, NORMS) for log in logs().values()]
     if graded:
-        cases += [
-            (4096, 11008, 4096, 128 * 2048, 8192, 2, 150_000, 9),
-            (8192, 28672, 1024, 262_144, 2048, 2, 400_000, 12),
-        ]
-        cases += [(64, 100, 16, 150, 50, 8, 3000, 20)]
-    judge(function, cases, _visited, VISITED_GPU_BYTES, tolerance=1e-6)
-    done("03.2", "one block, all hidden states, and the larger of running and selecting", graded)
+        wide = _log(blocks=2, leaks={"in": BLOCK}, home=2 * BLOCK)  # comes in twice as wide as it should
+        cases += [(log, BLOCK, NORMS) for log in (wide, _log(5, {"out": 1}, first=4), _log(1), _log(hidden=0))]
+    answers = [call(function, *case) for case in cases]
+    right = _audit()
+    wrong = [case for case, answer in zip(cases, answers, strict=True) if answer != right(*case)]
+    if wrong:
+        for said, mistaken in FAULTY_STEP.items():
+            if all(answer == mistaken(*case) for case, answer in zip(cases, answers, strict=True)):
+                raise AssertionError(f"faulty_step: {said}")
+        number = cases.index(wrong[0])
+        where = f"log {'ABCDEF'[number]}" if number < 6 else "another log"
+        raise AssertionError(f"faulty_step: {where}: {answers[number]!r} is not it (one of {STEPS}, or 'none').")
+    done("03.2", "what should be there after each step, and the first step that leaves more", graded)
 
 
 def _loop_seconds(weights, last_layer, attention, blocks, tokens, first_batch, rate):

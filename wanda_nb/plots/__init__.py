@@ -16,8 +16,8 @@ from .larger import pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
 from .loop import RESIDENTS, block_loop, by_kind, input_drift, order_differences, phase_seconds, residency
 from .paper import moved_by, published_accuracy, published_beside_ours, published_ratios
-from .patterns import bytes_by_sparsity, groups_of_four, pattern_costs, two_four_format
-from .quickstart import perplexity_bars, perplexity_sweep, removed_weights
+from .patterns import bytes_by_sparsity, groups_of_four, two_four_format, two_four_product
+from .quickstart import perplexity_sweep, removed_weights, times_dense
 from .recovery import lost_shares, merged_corners, recovery_curves, shares_closed
 from .scores import comparison_groups, error_ratios, masks_side_by_side, row_sparsity, score_plane, worked_example
 from .slider import Slider
@@ -58,9 +58,7 @@ __all__ = [
     "order_differences",
     "outlier_channels",
     "pairing",
-    "pattern_costs",
     "pattern_perplexities",
-    "perplexity_bars",
     "perplexity_by_sparsity",
     "perplexity_by_windows",
     "perplexity_intervals",
@@ -80,7 +78,9 @@ __all__ = [
     "streamed_memory",
     "style",
     "task_accuracies",
+    "times_dense",
     "two_four_format",
+    "two_four_product",
     "updates_of_masks",
     "worked_example",
 ]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-COLORS = {"dense": "#666666", "magnitude": "#d1495b", "wanda": "#1d7a8c", "sparsegpt": "#7b5ea7", "2:4": "#e59f3c"}
+COLORS = {
+    "dense": "#666666",
+    "magnitude": "#d1495b",
+    "wanda": "#1d7a8c",
+    "sparsegpt": "#7b5ea7",
+    "4:8": "#8a5a2b",
+    "2:4": "#e59f3c",
+}
 REMOVED, KEPT = "#d1495b", "#dfe7ea"
 
 

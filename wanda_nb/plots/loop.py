@@ -53,14 +53,14 @@ def block_loop():
 def input_drift(hidden_error: dict, norm_change: dict):
     """How far the inputs of each block are from the dense model's: hidden states left, input norms right.
 
-    Each {method: (blocks,) fractions}. Used in notebook 03, "Whose inputs does block 2 see?".
+    Each {method: (blocks,) fractions}. Used in notebook 03, "Whose inputs does block 1 see?".
     """
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
-    data = (hidden_error, norm_change), ("hidden states: far off", "input norms: much less")
+    data = (hidden_error, norm_change), ("hidden states", "input norms")
     for axes, (series, title) in zip(panels, zip(*data, strict=True), strict=True):
         for method, values in series.items():
-            axes.plot(range(1, len(values) + 1), values, "o-", markersize=3.5, color=COLORS[method], label=method)
-        axes.set(title=title, xlabel="block that reads them", xticks=(1, 10, 20, 30))
+            axes.plot(range(len(values)), values, "o-", markersize=3.5, color=COLORS[method], label=method)
+        axes.set(title=title, xlabel="block that reads them", xticks=(0, 10, 20, 29))
         axes.yaxis.set_major_formatter("{x:.0%}")
     panels[0].set_ylabel("change from the dense model\n(median)")
     panels[0].set_ylim(bottom=0)
@@ -126,7 +126,7 @@ def residency(timeline: list[dict], predicted: float):
     numbers = sorted({row["block"] for row in timeline})
     axes.set(xlim=(0, start), ylim=(0, 1.25 * max(highest, predicted / 1e6)), ylabel="on the device, MB")
     axes.set_xticks([start * (place + 0.5) / len(numbers) for place in range(len(numbers))])
-    axes.set_xticklabels([f"block {number + 1}" for number in numbers])
+    axes.set_xticklabels([f"block {number}" for number in numbers])
     axes.tick_params(axis="x", length=0)
     figure.legend(loc="outside upper center", ncols=4, fontsize=11, handlelength=1, columnspacing=1.2)
     return figure
@@ -156,7 +156,7 @@ def by_kind(readings: list[dict]) -> list[dict]:
 def phase_seconds(seconds: dict, predicted: dict):
     """Where the time of a run goes: {phase: seconds}, as in a Report, as bars; those predicted as ticks.
 
-    Used in notebook 03, "Predicted against measured", and notebook 11, "A 7B model in little memory".
+    Used in notebook 11, "A 7B model in little memory".
     """
     figure, axes = plt.subplots(figsize=(7, 0.9 + 0.4 * len(seconds)))
     colors = {"capture": COLORS["wanda"], "select": COLORS["magnitude"], "propagate": "#7fb8c2"}

@@ -21,38 +21,9 @@ def groups_of_four(removed):
     points = axes.scatter(range(5), [100 * p for p in coins], marker="_", s=1400, color="black", linewidth=2, zorder=3)
     axes.legend([bars[2], points], ["fits 2:4 as it is", "four tosses of a coin"], loc="upper right", markerscale=0.35)
     axes.set(xlim=(-0.6, 5.4), ylim=(0, 46), xticks=range(5))
-    axes.set_xlabel("weights removed of four neighbours, with no pattern asked for")
+    axes.set_xlabel("weights removed of four neighbours")
     axes.set_ylabel("% of the groups")
-    axes.set_title("Most groups of four do not fit 2:4 by themselves")
-    return figure
-
-
-def pattern_costs(perplexity: dict):
-    """Perplexity of each model, in panels by its share of zeros: {share: {model: perplexity}}, on one log scale.
-
-    Used in notebook 04, "What it costs".
-    """
-    heights = [len(models) for models in perplexity.values()]
-    figure, panels = plt.subplots(len(heights), 1, figsize=(7, 4.6), sharex=True, height_ratios=heights)
-    shades = {"dense": COLORS["dense"], "magnitude": COLORS["magnitude"], "2:4": COLORS["2:4"], "1:4": COLORS["2:4"]}
-    for axes, (zeros, models) in zip(panels, perplexity.items(), strict=True):
-        colors = [next((c for key, c in shades.items() if key in name), COLORS["wanda"]) for name in models]
-        bars = axes.barh(list(models), list(models.values()), color=colors, height=0.68)
-        axes.bar_label(
-            bars, [f"{value:.3g}" if value < 999 else f"{value:,.0f}" for value in models.values()], padding=4
-        )
-        axes.invert_yaxis()
-        axes.set_xscale("log")
-        axes.tick_params(axis="y", length=0)
-        axes.minorticks_off()
-        axes.set_ylabel(zeros, rotation=0, ha="right", va="center")
-    highest = max(max(models.values()) for models in perplexity.values())
-    panels[0].set_xlim(10, 3 * highest)
-    ticks = [tick for tick in (10, 100, 1000, 10000, 100000) if tick < 3 * highest]
-    panels[-1].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    panels[-1].set_xlabel("perplexity on held-out text (log scale; lower is better)", loc="right")
-    figure.align_ylabels(panels)
-    figure.suptitle("The stricter the pattern, the higher the price", fontsize=13)
+    axes.set_title("Four neighbours, and how many of them a free mask removes")
     return figure
 
 
@@ -87,7 +58,42 @@ def two_four_format(row, removed):
         axes.text(-0.75, y, label, ha="right", va="bottom" if y > 3.7 else "center", fontsize=11)
     axes.set(xlim=(-4.1, 1.06 * len(row) + 0.5 * (len(row) // 4 - 1) - 0.4), ylim=(0.2, 4.1))
     axes.axis("off")
-    axes.set_title("2:4 stores two values of every four, and two bits to place each")
+    axes.set_title("How 2:4 is stored")
+    return figure
+
+
+def two_four_product(row, removed):
+    """How a row stored as 2:4 is multiplied: each position picks one of four inputs. row (in,), removed (in,) bool.
+
+    Used in notebook 04, "What the hardware does".
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.0))
+    kept = [column for column, gone in enumerate(removed.tolist()) if not gone]
+
+    def at(column):
+        return 1.06 * column + 0.5 * (column // 4)
+
+    def box(x, y, text, face, color="#222222"):
+        axes.add_patch(plt.Rectangle((x - 0.46, y - 0.33), 0.92, 0.66, fc=face, ec="white"))
+        axes.text(x, y, text, ha="center", va="center", color=color)
+
+    for column in range(len(row)):
+        picked = column in kept
+        box(at(column), 3.1, f"$x_{column}$", "#fbeed9" if picked else KEPT, "#222222" if picked else "#9aa5ab")
+    for slot, column in enumerate(kept):
+        x = at(4 * (slot // 2) + slot % 2 + 1)
+        axes.plot([at(column), x], [2.75, 1.95], color=COLORS["2:4"], linewidth=1.6)
+        box(x, 1.6, f"{column % 4:02b}", "#f6d9b0")
+        box(x, 0.85, f"{row[column]:g}", KEPT)
+        axes.text(x, 0.25, f"${row[column]:g}\\,x_{column}$", ha="center", va="center")
+        if slot + 1 < len(kept):
+            following = at(4 * ((slot + 1) // 2) + (slot + 1) % 2 + 1)
+            axes.text((x + following) / 2, 0.25, "+", ha="center", va="center")
+    labels = {3.1: "inputs of the row", 1.6: "positions pick one of four", 0.85: "values", 0.25: "output"}
+    for y, label in labels.items():
+        axes.text(-0.75, y, label, ha="right", va="center", fontsize=11)
+    axes.set(xlim=(-4.4, at(len(row) - 1) + 0.7), ylim=(-0.1, 3.6))
+    axes.axis("off")
     return figure
 
 
@@ -100,7 +106,7 @@ def bytes_by_sparsity(sparsity, sizes: dict, dense: int, two_four: int):
     percent = [100 * s for s in sparsity]
     axes.axhline(1, color=COLORS["dense"], linewidth=2)
     axes.text(99, 1.06, "dense", color=COLORS["dense"], ha="right")
-    for (name, size), color in zip(sizes.items(), (COLORS["wanda"], COLORS["magnitude"]), strict=True):
+    for (name, size), color in zip(sizes.items(), ("#5b8c5a", "#8d7fc1"), strict=True):
         share = [s / dense for s in size]
         axes.plot(percent, share, color=color, linewidth=2.5)
         even = next(p for p, s in zip(percent, share, strict=True) if s <= 1)

@@ -1,4 +1,4 @@
-"""Figures of notebook 00: perplexity at a glance and by sparsity, and the weights that go."""
+"""Figures of notebook 00: perplexity beside dense and by sparsity, and the weights that go."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import matplotlib.pyplot as plt
 from .look import COLORS, REMOVED
 
 
-def perplexity_bars(table):
-    """Perplexity of each model, on a log scale with its value: a DataFrame with columns model and perplexity.
+def times_dense(found: dict):
+    """Perplexity in multiples of the dense model's, on a log axis: {model: (value, low, high)}, a dot each.
 
-    Used in notebook 00, "Perplexity".
+    Its colour is that of magnitude, else of the pattern, else of the method named.
+    Used in notebook 00, "How good is each?", and notebook 04, "On the whole model".
     """
-    figure, axes = plt.subplots(figsize=(7, 2.8))
-    color = [next((c for name, c in reversed(COLORS.items()) if name in model), "#666666") for model in table["model"]]
-    bars = axes.barh(table["model"], table["perplexity"], color=color, height=0.65)
-    axes.bar_label(bars, [f"{value:.3g}" for value in table["perplexity"]], padding=4)
-    axes.invert_yaxis()
+    figure, axes = plt.subplots(figsize=(7, 0.9 + 0.42 * len(found)))
+    for row, (name, (value, low, high, *_)) in enumerate(found.items()):
+        color = next(COLORS[key] for key in ("magnitude", "2:4", "4:8", "wanda", "dense") if key in name.lower())
+        axes.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o", color=color, markersize=8, capsize=4)
+        axes.annotate(f"{value:,.3g} ×" if value < 999 else f"{value:,.0f} ×", (high, row), (7, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+    highest = max(high for _, _, high, *_ in found.values())
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000) if tick < 3 * highest]
+    axes.axvline(1, color=COLORS["dense"], linewidth=1, zorder=0)
     axes.set_xscale("log")
-    axes.set_xlim(10, table["perplexity"].max() * 2)
-    axes.set_xticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
+    axes.set(xlim=(0.8, 4 * highest), ylim=(len(found) - 0.5, -0.5), yticks=range(len(found)), yticklabels=list(found))
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("perplexity on held-out Wikipedia text (lower is better)")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("perplexity, in multiples of the dense model's (log scale)", loc="right")
     return figure
 
 
@@ -31,9 +37,9 @@ def perplexity_sweep(sweep, now=None):
     now: a dict of the same, to be ringed. Used in notebook 00, "Move the slider".
     """
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    colors = {"none": COLORS["wanda"], "2:4": COLORS["2:4"]}
+    colors = {**COLORS, "none": COLORS["wanda"]}
     for pattern, rows in sweep.groupby("pattern", sort=False):
-        color, label = colors.get(pattern, COLORS["dense"]), {"none": "any weight may go"}.get(pattern, pattern)
+        color, label = colors[pattern], {"none": "any weight may go"}.get(pattern, pattern)
         axes.scatter(100 * rows["zeros"], rows["perplexity"], s=50, color=color, label=label)
     if now is not None:
         ring = {"s": 200, "facecolor": "none", "edgecolor": REMOVED, "linewidth": 2, "label": "now"}

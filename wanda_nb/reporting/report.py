@@ -53,7 +53,7 @@ class Report:
         return float((self.layers["reached"] * size).sum() / size.sum())
 
     def summary(self) -> pd.DataFrame:
-        """One row per kind of layer, over all blocks."""
+        """One row per kind of layer, over all blocks; what was asked and reached if that is not the same everywhere."""
         by_name = self.layers.groupby("name", sort=False)
         summary = pd.DataFrame(
             {
@@ -64,6 +64,8 @@ class Report:
                 "select s": by_name["select s"].sum().round(2),
             }
         )
+        if len(set(summary["asked"]) | set(summary["reached"])) == 1:  # the headline says it
+            summary = summary.drop(columns=["asked", "reached"])
         return summary.rename_axis(None)
 
     def headline(self) -> str:
