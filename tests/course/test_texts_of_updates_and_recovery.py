@@ -1,0 +1,62 @@
+"""What notebooks 05 and 08 say in words of their records, so that a record measured again cannot leave a text behind."""
+
+import numpy as np
+import pytest
+
+import wanda_nb as wn
+from wanda_nb.evaluation.claims import by_draw, compared, way
+
+PATTERNS = ("50%", "2:4")
+
+
+@pytest.mark.parametrize("text", ["c4", "wikitext"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_an_update_overfits_one_window_and_helps_from_sixteen_on(pattern, text):
+    rows = wn.measured("decisive")["rows"]
+    for samples in sorted({row["samples"] for row in rows if "samples" in row} - {4}):
+        here = by_draw([row for row in rows if row.get("samples") == samples], text)
+        for update in ("wanda + least squares", "sparsegpt"):
+            if found := compared(here, ("wanda", pattern), (update, pattern)):
+                told = found.above(0) if samples == 1 else found.below(0) or update == "sparsegpt"
+                assert told, (pattern, text, samples, update, str(found))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_most_of_the_gain_on_c4_carries_over(pattern):
+    rows = [row for row in wn.measured("decisive")["rows"] if row.get("samples") == 64]
+    pair = ("wanda", pattern), ("wanda + least squares", pattern)
+    c4, wikitext = (compared(by_draw(rows, text), *pair).interval.value for text in ("c4", "wikitext"))
+    assert 0.5 < wikitext / c4 < 1
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_order_of_the_updates_of_one_mask(pattern):
+    losses = {
+        (way(r), r["pattern"] or "50%"): {None: np.array(r["losses"])} for r in wn.measured("updates")["rows"][1:]
+    }
+
+    def ahead(a, b):
+        return compared(losses, (b, pattern), (a, pattern)).below(0)
+
+    assert ahead("wanda + one shot", "wanda") and ahead("wanda + least squares", "wanda + one shot")
+    assert ahead("wanda + least squares", "sparsegpt") and ahead("sparsegpt + least squares", "sparsegpt")
+    assert ahead("sparsegpt + least squares", "wanda + least squares") == (pattern == "2:4")
+    assert ahead("magnitude + least squares", "wanda") == (pattern == "2:4")
+    assert ahead("wanda", "magnitude + least squares") == (pattern == "50%")
+
+
+def test_how_much_of_the_gap_training_closes():
+    rows = {row["row"]: row for row in wn.measured("recovery")["rows"]}
+
+    def fall(what, plan, seed):
+        row = rows[f"{what}, {plan}" + (f", seed {seed}" if seed else "")]
+        return np.mean(row["before"]) - np.mean(row["after"])
+
+    before = {what: np.mean(rows[f"{what}, LoRA"]["before"]) for what in ("wanda 50%", "dense")}
+    gap = before["wanda 50%"] - before["dense"]
+    for seed in range(3):
+        slow, fast, masked = (fall("wanda 50%", plan, seed) / gap for plan in ("LoRA", "fast LoRA", "masked"))
+        control = fall("dense", "LoRA", seed) / gap
+        assert slow < 0.1 and slow / 4 < control < slow / 3 and 0.05 < slow - control < 0.06
+        assert slow < masked < fast and fast > 3 * slow
+        assert fall("dense", "fast LoRA", seed) > fall("dense", "LoRA", seed)
