@@ -244,7 +244,7 @@ SAID = {
     "six of ten groups do not fit": ("04", r"measured: ([\d.]+)% · no guess", 35, 40),
     "the layer behaves like chance": ("04", r"2:4 +81\.3 +([\d.]+)", 81, 82),
     "a random order does not help": ("04", r"2:4 keeps 76\.3% of the score, ([\d.]+)% in this", 76.1, 76.5),
-    "o_proj gains more": ("04", r"o_proj 76\.6% kept, ([\d.]+)% in your order", 77.6, 78.6),
+    "o_proj gains more": ("04", r"o_proj 76\.6% kept, ([\d.]+)% in one good order", 77.6, 78.6),
     "our whole model goes to two thirds": ("04", r"(\d+)% of it", 64, 67),
 }
 

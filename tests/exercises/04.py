@@ -197,7 +197,7 @@ EXERCISES = {
     },
     "ex04b": {
         "check": checks.column_order,
-        "right": [dealt, loud_with_quiet, by_exchange],
+        "right": [dealt, loud_with_quiet, by_exchange, checks.one_order],
         "wrong": [
             (side_by_side, "worse than before"),
             (each_row_its_own, "an order of its own"),

@@ -8,7 +8,7 @@ from .guess import compare
 from .larger import norm_of_all, prune_folder, seconds_left
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
-from .patterns import column_order, misfits, survivors
+from .patterns import column_order, misfits, one_order, survivors
 from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
@@ -35,6 +35,7 @@ __all__ = [
     "misfits",
     "my_score",
     "norm_of_all",
+    "one_order",
     "outliers",
     "perplexity_from_logits",
     "prune_blocks",

@@ -75,6 +75,15 @@ def _layer(draw, heads: int, size: int, out: int = 32) -> torch.Tensor:
     return torch.rand(out, heads * size, generator=draw) * loud.flatten().exp()
 
 
+def one_order(score: torch.Tensor) -> torch.Tensor:
+    """One answer to Exercise 04.2: score (out, in) -> (in,), the loudest column beside the quietest, and so on.
+
+    Used in notebook 04, "Exercise 04.2".
+    """
+    loud, quiet = score.sum(dim=0).argsort(descending=True).chunk(2)
+    return torch.stack([loud, quiet.flip(0)], dim=1).flatten()
+
+
 def column_order(function, graded: bool = False) -> None:
     """Exercise 04.2: ``function(score)`` -> an order of the columns in which 2:4 keeps more of the score.
 
