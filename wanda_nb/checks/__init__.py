@@ -1,6 +1,6 @@
 """Immediate feedback on an exercise: a quiet line, or an AssertionError that names the mistake. One file a notebook."""
 
-from .ablations import clear_winner, my_score
+from .ablations import fair_winner, my_score, reported_winner
 from .activations import masked_norm, outliers, streaming_norm
 from .cost import loop_seconds, visited_gpu_bytes
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
@@ -17,11 +17,11 @@ from .updates import best_weights, conjugate_gradients, damped
 __all__ = [
     "best_weights",
     "bootstrap",
-    "clear_winner",
     "compare",
     "conjugate_gradients",
     "damped",
     "disagree",
+    "fair_winner",
     "first_misjudged",
     "loop_seconds",
     "lora_linear",
@@ -39,6 +39,7 @@ __all__ = [
     "prune_folder",
     "published_starts",
     "reported_interval",
+    "reported_winner",
     "reproduced",
     "row_mask",
     "seconds_left",
