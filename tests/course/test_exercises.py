@@ -107,7 +107,9 @@ def test_tasks_say_points_and_minutes_and_the_guide_adds_them_up():
         stated = {}
         for cell in book.cells:
             for match in re.finditer(
-                r"^### Exercise (\d\d)\.(\d) · .*\((\d+) points?, (\d+) minutes\)$", cell.source, re.M
+                r"^### Exercise (\d\d)\.(\d) · .*\((\d+) points?, (\d+) minutes(?:, difficulty [123])?\)$",
+                cell.source,
+                re.M,
             ):
                 stated[f"ex{match[1]}{'abcdefg'[int(match[2]) - 1]}"] = int(match[3])
                 assert "<details><summary>Hint" in cell.source and 1 <= int(match[4]) <= 30

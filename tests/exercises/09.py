@@ -249,7 +249,7 @@ EXERCISES = {
             (wrong_sign, "the wrong sign"),
             (with_all_others, "only half of them go"),
             (sparsegpts, "after* an update"),
-            (root_of_norm, "times that of Wanda's score"),
+            (root_of_norm, "times that of Wanda's"),
             (one_small_step, "You are on the way"),
             (forgot, "Does it end with a return"),
         ],

@@ -68,7 +68,7 @@ WINNER = {
     ),
     "the draws are read on the same windows, so that joining them counts each window several times. Take the mean over "
     "draws first.": lambda a, b: _beyond((b - a).flatten()),
-    "you joined the draws, so that each window counts several times, as if it were new. Take the mean over draws first.": (
+    "you joined the draws, and each window counts several times, as if it were new. Take the mean over draws first.": (
         lambda a, b: _beyond((b - a).flatten(), neighbours=False)
     ),
     "the interval knows of the windows only. One draw says the opposite: then there is no winner.": (
@@ -185,8 +185,8 @@ MY_SCORE = {
         lambda W, X: W.abs() / X.norm(dim=0)
     ),
     "all weights of a channel score the same. Look at W too.": lambda W, X: X.norm(dim=0).expand(W.shape).clone(),
-    "the products are the right ones, but all weights move at once: what was cheap beside Wanda's choice is dear beside "
-    "the new one. Go there in small steps.": _beside_wandas,
+    "the products are right, but all weights move at once: what was cheap beside Wanda's choice is dear beside the new "
+    "one. Go there in small steps.": _beside_wandas,
     "the products have the wrong sign: a weight whose part of the output has the sign of what is lost already makes it "
     "worse, and must score higher.": lambda W, X: _beside_wandas(W, X, -1),
     "you multiply with *all* other weights, but only half of them go. Take those that are removed.": (
@@ -219,8 +219,8 @@ def my_score(function, graded: bool = False) -> None:
     for name, ratio in ratios.items():
         if ratio >= 1:
             raise AssertionError(
-                f"{name}: on held-out text the error of the output is {ratio:.3f} times that of Wanda's score. If yours "
-                "is ahead on X itself, it trusts too much in products estimated from 1024 tokens: give them less weight."
+                f"{name}: on held-out text the error of the output is {ratio:.3f} times that of Wanda's. If yours is "
+                "ahead on X itself, it trusts too much in products estimated from 1024 tokens: give them less weight."
             )
     raise AssertionError(
         f"less error than Wanda's on every layer, but by {1 - mean:.1%} in the mean, and the bar is {1 - BAR:.0%}. You "
