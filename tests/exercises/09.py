@@ -3,175 +3,254 @@
 import numpy as np
 import torch
 
+import wanda_nb as wn
 from wanda_nb import checks
 
 
-def wanda(W, norm):
-    return torch.abs(W) * norm[None, :]
+def evidence():
+    a = torch.linspace(2, 4, 24).repeat(3, 1)
+    return a, a + torch.tensor([[0.1], [0.1], [-0.3]])
 
 
-def root(W, norm):
-    return W.abs() * norm.sqrt()
+def five_draws():
+    a = np.full((5, 12), 3.0) + np.arange(12) / 10
+    return a, a + np.array([0.2, 0.2, 0.1, 0.1, -0.5])[:, None]
 
 
-def squared_in_numpy(W, norm):
-    return (W.numpy().astype(float) * norm.numpy()) ** 2
+def worse_by_far():
+    a, b = evidence()
+    return a, b + 1
 
 
-def logarithm(W, norm):  # minus infinity where W is zero: an order all the same
-    return W.abs().log() + norm.log()
+def not_worse():
+    a, b = evidence()
+    return a, b.flip(0) - 0.2
 
 
-def in_place(W, norm):
-    W.abs_()
-    norm.clamp_(max=float(10 * norm.median()))
-    return W.mul_(norm)
+def one_draw():
+    a, b = evidence()
+    return a[2], b[2]
 
 
-def sum_of_two(W, norm):
-    return W.abs() / W.abs().mean() + norm / norm.mean()
+def differences(a, b):
+    return b - a, (b - a).mean(dim=1)
 
 
-def magnitude(W, norm):
-    return W.abs()
-
-
-def magnitude_in_disguise(W, norm):
-    return (W**2) * norm.mean()
-
-
-def one_a_channel(W, norm):
-    return W.abs().mean(dim=0) * norm
-
-
-def upside_down(W, norm):
-    return 1 / (1e-9 + W.abs() * norm)
-
-
-def quiet_first(W, norm):
-    return W.abs() / (norm + 1e-12)
-
-
-def signed(W, norm):
-    return W * norm
-
-
-def norm_alone(W, norm):
-    return 0 * W + norm
-
-
-def roots_of_negatives(W, norm):
-    return torch.sqrt(W * norm)
-
-
-def shares(W, norm):  # fine, but for a column of zeros
-    return W.abs() / W.abs().sum(dim=0) * norm
-
-
-def far_too_loud(W, norm):
-    return W.abs() * norm**6
-
-
-def transposed(W, norm):
-    return (W.abs() * norm).T
-
-
-def forgot(W, norm):
-    W.abs() * norm
-
-
-def by_ranges(a, b):
-    if a.max() < b.min():
+def by_mean_interval(a, b):
+    d, draws = differences(a, b)
+    interval = wn.mean_interval(d.mean(dim=0), neighbours=True)
+    if interval.low > 0 and draws.min() > 0:
         return -1
-    return 1 if b.max() < a.min() else 0
+    return 1 if interval.high < 0 and draws.max() < 0 else 0
 
 
-def all_pairs(a, b):
-    differences = a[:, None] - b[None, :]
-    return int((differences > 0).all()) - int((differences < 0).all())
+def by_paired_difference(a, b):
+    found = wn.paired_difference(a.mean(dim=0), b.mean(dim=0))
+    signs = {*(b - a).mean(dim=1).sign().tolist(), float(np.sign(found.low)), float(np.sign(found.high))}
+    return -signs.pop() if len(signs) == 1 else 0
 
 
-def sorted_in_numpy(a, b):
-    a, b = np.sort(a.numpy()), np.sort(b.numpy())
-    return np.int64(b[-1] < a[0]) - np.int64(a[-1] < b[0])
+def by_block_bootstrap(a, b):
+    d = (b - a).double().mean(dim=0).numpy()
+    starts = np.random.default_rng(0).integers(len(d), size=(2000, len(d) // 6))
+    means = d[(starts[:, :, None] + np.arange(6)) % len(d)].mean(axis=(1, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
+    draws = (b - a).mean(dim=1)
+    return np.int64(bool(high < 0 and (draws < 0).all())) - np.int64(bool(low > 0 and (draws > 0).all()))
+
+
+def swapped(a, b):
+    return -by_mean_interval(a, b)
+
+
+def best_draws(a, b):
+    best = [x[x.mean(dim=1).argmin()] for x in (a, b)]
+    found = wn.paired_difference(*best)
+    return -1 if found.low > 0 else int(found.high < 0)
+
+
+def independent(a, b):
+    found = wn.paired_difference(a.mean(dim=0), b.mean(dim=0), neighbours=False)
+    draws = (b - a).mean(dim=1)
+    return -1 if found.low > 0 and draws.min() > 0 else int(found.high < 0 and draws.max() < 0)
+
+
+def joined(a, b):
+    found = wn.paired_difference(a.flatten(), b.flatten())
+    return -1 if found.low > 0 else int(found.high < 0)
+
+
+def windows_only(a, b):
+    found = wn.paired_difference(a.mean(dim=0), b.mean(dim=0))
+    return -1 if found.low > 0 else int(found.high < 0)
+
+
+def draws_only(a, b):
+    draws = (b - a).mean(dim=1)
+    return -1 if draws.min() > 0 else int(draws.max() < 0)
+
+
+def two_intervals(a, b):
+    a, b = (wn.perplexity_interval(x.mean(dim=0)) for x in (a, b))
+    return -1 if a.high < b.low else int(b.high < a.low)
+
+
+def ranges(a, b):
+    a, b = a.mean(dim=1), b.mean(dim=1)
+    return -1 if a.max() < b.min() else int(b.max() < a.min())
 
 
 def means(a, b):
     return -1 if a.mean() < b.mean() else 1
 
 
-def means_with_ties(a, b):
-    return 0 if a.mean() == b.mean() else means(a, b)
-
-
-def best(a, b):
-    return int(torch.sign(min(a) - min(b)))
-
-
-def worst(a, b):
-    return int(torch.sign(max(a) - max(b)))
-
-
-def medians(a, b):
-    return int(np.sign(np.sort(a.numpy())[(len(a) - 1) // 2] - np.sort(b.numpy())[(len(b) - 1) // 2]))
-
-
-def paired(a, b):
-    ahead = (a - b).sign()
-    return int(ahead[0]) if len(set(ahead.tolist())) == 1 else 0
-
-
-def swapped(a, b):
-    return -by_ranges(a, b)
-
-
-def touching(a, b):
-    if max(a) <= min(b):
-        return -1
-    return 1 if max(b) <= min(a) else 0
-
-
 def only_one_side(a, b):
-    return -1 if max(a) < min(b) else 0
+    return min(by_mean_interval(a, b), 0)
 
 
-def deviations(a, b):
-    (a, s), (b, t) = ((x.mean(), x.std(correction=min(1, len(x) - 1))) for x in (a, b))
-    return -1 if a + s < b - t else int(b + t < a - s)
+def check_winner(answer, graded=False):
+    function, shown = answer if isinstance(answer, tuple) else (answer, evidence)
+    checks.fair_winner(function, shown, graded=graded)
+
+
+def gram(X, trust=1.0):
+    """Products of channels (in, in), those of two different ones times ``trust``."""
+    H = X.T @ X
+    return trust * H + (1 - trust) * H.diag().diag()
+
+
+def half(score):
+    return wn.prune_mask(score, 0.5)
+
+
+def beside(W, H, gone):
+    return W**2 * H.diag() + 2 * W * ((W * gone) @ H - W * gone * H.diag())
+
+
+def small_steps(W, X):
+    H, score = gram(X, 0.3), W**2 * X.square().sum(dim=0)
+    for _ in range(20):
+        score = 0.9 * score + 0.1 * beside(W, H, half(score))
+    return score
+
+
+def average_mask(W, X):
+    H, gone = gram(X, 0.3), half(W.abs() * X.norm(dim=0)).float()
+    for _ in range(20):
+        gone = 0.9 * gone + 0.1 * half(beside(W, H, gone)).float()
+    return -gone.numpy()
+
+
+def few_at_a_time(W, X, steps=50):
+    H, kept = gram(X, 0.2), torch.ones_like(W)
+    for step in range(steps):
+        cost = beside(W, H, 1 - kept).masked_fill(kept == 0, torch.inf)
+        count = W.shape[1] // 2 * (step + 1) // steps - W.shape[1] // 2 * step // steps
+        kept.scatter_(1, cost.topk(count, largest=False).indices, 0)
+    return kept
+
+
+def wanda(W, X):
+    return (W.abs() * X.norm(dim=0)).log()
+
+
+def magnitude(W, X):
+    return W**2 * X.norm()
+
+
+def upside_down(W, X):
+    return 1 / (1e-9 + W.abs() * X.norm(dim=0))
+
+
+def signed(W, X):
+    return W * X.norm(dim=0)
+
+
+def quiet_first(W, X):
+    return W.abs() / X.norm(dim=0)
+
+
+def one_a_channel(W, X):
+    return W.abs().mean(dim=0) * X.norm(dim=0)
+
+
+def channel_alone(W, X):
+    return 0 * W + X.norm(dim=0)
+
+
+def roots_of_negatives(W, X):
+    return (W * X.mean(dim=0)).sqrt()
+
+
+def all_at_once(W, X):
+    return beside(W, gram(X), half(wanda(W, X)))
+
+
+def wrong_sign(W, X):
+    H, gone = gram(X), W * half(wanda(W, X))
+    return W**2 * H.diag() - 2 * W * (gone @ H - gone * H.diag())
+
+
+def with_all_others(W, X):
+    return beside(W, gram(X), torch.ones_like(W))
+
+
+def sparsegpts(W, X):
+    H = gram(X).double()
+    return W**2 / torch.linalg.inv(H + 0.01 * H.diag().mean() * torch.eye(len(H))).diag()
+
+
+def root_of_norm(W, X):
+    return W.abs() * X.norm(dim=0).sqrt()
+
+
+def one_small_step(W, X):
+    return beside(W, gram(X, 0.03), half(wanda(W, X)))
+
+
+def forgot(W, X):
+    W.abs() * X.norm(dim=0)
 
 
 EXERCISES = {
     "ex09a": {
-        "check": checks.clear_winner,
-        "right": [by_ranges, all_pairs, sorted_in_numpy],
+        "check": check_winner,
+        "right": [by_mean_interval, by_paired_difference, by_block_bootstrap, (by_mean_interval, five_draws)],
         "wrong": [
-            (means, "means only"),
-            (means_with_ties, "means only"),
-            (medians, "medians only"),
-            (best, "the best of each"),
-            (worst, "the worst of each"),
-            (paired, "draw by draw"),
+            (checks.reported_winner, "neither fault"),
             (swapped, "sign is swapped"),
-            (touching, "< and not <="),
+            (best_draws, "the best draw of each"),
+            (independent, "count them as independent"),
+            (joined, "counts each window several times"),
+            (windows_only, "One draw says the opposite"),
+            (draws_only, "on the same few windows"),
+            (two_intervals, "two intervals"),
+            (ranges, "the ranges of the draws"),
+            (means, "means only"),
             (only_one_side, "b never wins"),
-            (deviations, "a standard deviation"),
+            ((by_mean_interval, worse_by_far), "not caught yet"),
+            ((by_mean_interval, not_worse), "in more than half"),
+            ((by_mean_interval, one_draw), "(draws, windows)"),
         ],
     },
     "ex09b": {
         "check": checks.my_score,
-        "right": [wanda, root, squared_in_numpy, logarithm, in_place, sum_of_two],
+        "right": [small_steps, average_mask, few_at_a_time],
         "wrong": [
+            (wanda, "the same weights as Wanda's"),
             (magnitude, "the same weights as magnitude"),
-            (magnitude_in_disguise, "the same weights as magnitude"),
-            (one_a_channel, "one score for each weight"),
-            (transposed, "one score for each weight"),
             (upside_down, "upside down"),
-            (quiet_first, "the louder a channel"),
             (signed, "negative weights score lowest"),
-            (norm_alone, "Look at W too"),
+            (quiet_first, "the louder a channel"),
+            (one_a_channel, "one score for each weight"),
+            (channel_alone, "Look at W too"),
             (roots_of_negatives, "NaN"),
-            (shares, "NaN"),
-            (far_too_loud, "your score loses"),
+            (all_at_once, "all weights move at once"),
+            (wrong_sign, "the wrong sign"),
+            (with_all_others, "only half of them go"),
+            (sparsegpts, "after* an update"),
+            (root_of_norm, "times that of Wanda's"),
+            (one_small_step, "You are on the way"),
             (forgot, "Does it end with a return"),
         ],
     },

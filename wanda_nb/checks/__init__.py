@@ -1,6 +1,6 @@
 """Immediate feedback on an exercise: a quiet line, or an AssertionError that names the mistake. One file a notebook."""
 
-from .ablations import clear_winner, my_score
+from .ablations import fair_winner, my_score, reported_winner
 from .activations import masked_norm, outliers, streaming_norm
 from .cost import faulty_step, logs, loop_seconds
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
@@ -17,12 +17,12 @@ from .updates import conjugate_gradients, damped, walk
 
 __all__ = [
     "bootstrap",
-    "clear_winner",
     "column_order",
     "compare",
     "conjugate_gradients",
     "damped",
     "disagree",
+    "fair_winner",
     "faulty_step",
     "first_misjudged",
     "logs",
@@ -42,6 +42,7 @@ __all__ = [
     "prune_folder",
     "published_starts",
     "reported_interval",
+    "reported_winner",
     "reproduced",
     "rescaled",
     "seconds_left",

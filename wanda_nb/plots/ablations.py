@@ -7,38 +7,34 @@ import matplotlib.pyplot as plt
 from .look import COLORS
 
 
-def score_by_group(measured, published, lowest=None, highest=None):
-    """Perplexity for each score and comparison group, as two small heat tables; lighter is better.
+def score_by_group(measured, published, dense, best):
+    """Perplexity for each score and comparison group, as two small heat tables with one colour bar; lighter is better.
 
-    measured, published: DataFrames of perplexity, a row a score, a column a comparison group; NaN: not known. Each has
-    its own (logarithmic) colours. lowest, highest: the range of what was measured, where several draws were made; a
-    score's groups whose ranges overlap with its best are bold too. Used in notebook 09, "Which scores may compete?".
+    measured, published: DataFrames of perplexity, a row a score, a column a comparison group; NaN: not known.
+    dense: the perplexities of the two models, unpruned; colours show multiples of them. best: like measured, True
+    where a value is bold. Used in notebook 09, "Which scores may compete?".
     """
     from matplotlib.colors import LogNorm
 
-    lowest, highest = (measured if end is None else end for end in (lowest, highest))
-    tables = {"our model, measured:\nmedian and range of three draws": (measured, lowest, highest)}
-    tables["LLaMA-7B,\npublished (grade C)"] = (published, published, published)
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.7), width_ratios=[measured.shape[1], published.shape[1]])
-    for axes, (title, (table, low, high)) in zip(panels, tables.items(), strict=True):
-        colors = LogNorm(float(table.min().min()) * 0.9, float(table.max().max()) * 2)
-        axes.imshow(table, cmap="YlOrRd", norm=colors, aspect="auto")
-        for row in range(table.shape[0]):
-            first, alone = table.iloc[row].argmin(), table.iloc[row].count() == 1
-            for column in range(table.shape[1]):
-                a, value, b = (frame.iloc[row, column] for frame in (low, table, high))
-                weight = "bold" if a <= high.iloc[row, first] and not alone else "normal"
-                text = "–" if value != value else f"{value:.2f}" if table is published else f"{value:.1f}"
-                axes.text(column, row - (0.12 if b > a else 0), text, ha="center", va="center", weight=weight)
-                if b > a:
-                    axes.text(column, row + 0.2, f"{a:.1f}–{b:.1f}", ha="center", va="center", fontsize=11)
+    tables = {"SmolLM2-135M, measured:\nmedian of draws": measured, "LLaMA-7B,\npublished (grade C)": published}
+    for axes, (title, table), unpruned in zip(panels, tables.items(), dense, strict=True):
+        image = axes.imshow(table / unpruned, cmap="YlOrRd", norm=LogNorm(1, 30), aspect="auto")
+        for row, column in ((r, c) for r in range(table.shape[0]) for c in range(table.shape[1])):
+            value = table.iloc[row, column]
+            text = "–" if value != value else f"{value:.2f}" if table is published else f"{value:.1f}"
+            look = {"weight": "bold"} if table is measured and best.iloc[row, column] else {}
+            axes.text(column, row, text, ha="center", va="center", **look)
         axes.set_xticks(range(table.shape[1]), table.columns)
         axes.set_yticks(range(table.shape[0]), table.index)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(title, fontsize=12)
         axes.set_xlabel("compared by")
-    figure.suptitle("Perplexity at 50%; bold: the best of a row, or not told apart from it", fontsize=13)
+    bar = figure.colorbar(image, ax=panels, label="times the dense perplexity (log)")
+    bar.set_ticks([1, 2, 5, 10, 20], labels=["1", "2", "5", "10", "20"])
+    bar.minorticks_off()
+    figure.suptitle("Perplexity at 50%; bold: best of its row, or not told apart", fontsize=13)
     return figure
 
 
@@ -49,113 +45,96 @@ def norm_power(layer_errors, perplexities):
     Series {power: perplexity}. Used in notebook 09, "Your own score".
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
-    colors = (COLORS["wanda"], COLORS["2:4"], COLORS["sparsegpt"])
-    for (name, errors), color in zip(layer_errors.items(), colors, strict=False):
-        left.plot(errors, "o-", markersize=4, color=color, label=name.rpartition(".")[2])
-        left.plot(errors.idxmin(), errors.min(), "o", markersize=11, mfc="none", mec=color, mew=1.5)
+    for (name, errors), look in zip(layer_errors.items(), ("o-", "s--", "^:"), strict=False):
+        left.plot(errors, look, markersize=5, color="#222222", label=name.rpartition(".")[2])
+        left.plot(errors.idxmin(), errors.min(), "o", markersize=13, mfc="none", mec="#222222", mew=1.5)
     left.set(title="single layers", ylabel="output error, held-out text", ylim=(0, 1.6 * layer_errors.max().max()))
     left.legend(loc="upper right", fontsize=11)
     right.plot(perplexities, "o-", markersize=5, color="#222222")
     right.set_yscale("log")
     low, high = perplexities.min() / 1.5, perplexities.max() * 1.5
     ticks = [tick for tick in (25, 50, 100, 200, 400, 800) if low < tick < high]
+    right.set_ylim(low, high)
     right.set_yticks(ticks, [f"{tick}" for tick in ticks])
     right.minorticks_off()
     right.set(title="the whole model", ylabel="perplexity (log scale)")
     for axes in (left, right):
-        axes.axvline(1, color="#b0b8bc", linewidth=1, linestyle="--", zorder=0)
+        for p, method in ((0, "magnitude"), (1, "wanda")):
+            axes.axvline(p, color=COLORS[method], linewidth=1.2, linestyle="--", zorder=0)
         axes.set_xlabel("power p in |W| · norm^p")
         axes.set_xticks([0, 1, 2], ["0\nmagnitude", "1\nWanda", "2"])
-    figure.suptitle("No norm costs much, too much norm a little", fontsize=13)
+    figure.suptitle("How strong should the norm be?", fontsize=13)
     return figure
 
 
-def leaderboard(differences):
+def leaderboard(differences, intervals):
     """Paired differences in loss to a reference, best first: {name: (windows,) nats a token}; less than 0 is better.
 
-    Dots are windows, the diamond is their mean with two standard errors. Used in notebook 09, "Your own score".
+    intervals: {name: (mean, low, high)}; black where clear of 0. Small dots are windows, the diamond is their mean.
+    Used in notebook 09, "Your own score".
     """
-    ranked = sorted(differences.items(), key=lambda item: float(item[1].mean()))
+    ranked = sorted(differences, key=lambda name: intervals[name][0])
     figure, axes = plt.subplots(figsize=(7, 0.75 + 0.55 * len(ranked)))
-    for row, (_, values) in enumerate(ranked):
-        mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
-        color = "#8a969c" if abs(mean) < 2 * error else COLORS["wanda"] if mean < 0 else COLORS["magnitude"]
-        axes.plot(values, [row + 0.22] * len(values), "o", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
-        axes.errorbar(mean, row - 0.12, xerr=2 * error, fmt="D", color=color, markersize=6, capsize=4, linewidth=2)
-    axes.axvline(0, color="#222222", linewidth=1, zorder=0)
-    axes.set(yticks=range(len(ranked)), yticklabels=[name for name, _ in ranked], ylim=(len(ranked) - 0.4, -0.6))
+    for row, name in enumerate(ranked):
+        mean, low, high = intervals[name]
+        color = "#8a969c" if low <= 0 <= high else "#222222"
+        values = differences[name]
+        axes.plot(values, [row + 0.22] * len(values), "o", color=color, alpha=0.35, markersize=5, markeredgewidth=0)
+        ends = [[mean - low], [high - mean]]
+        axes.errorbar(mean, row - 0.12, xerr=ends, fmt="D", color=color, markersize=6, capsize=4, linewidth=2)
+    axes.axvline(0, color=COLORS["wanda"], linewidth=1.5, zorder=0)
+    axes.set(yticks=range(len(ranked)), yticklabels=ranked, ylim=(len(ranked) - 0.4, -0.6))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("loss minus Wanda's, nats per token (dot = a window)")
-    axes.set_title("Who beats Wanda? Left is better; grey: cannot tell")
+    axes.set_title("Left of the line is better than Wanda; grey: not told apart")
     return figure
 
 
 def perplexity_by_sparsity(rows, dense: float):
     """Perplexity against sparsity, a line a method: a DataFrame with method, sparsity, seed and perplexity.
 
-    Where a method has several seeds, the line is their median and the band goes from the lowest to the highest. Right:
-    the single draws of Wanda and SparseGPT at 50% and 60%, over Wanda's median; a pale bar is their range.
-    dense: the perplexity of the unpruned model. Used in notebook 09, "How much can go?".
+    Dots are single draws of calibration text, the line is their median. dense: the perplexity of the unpruned model.
+    Used in notebook 09, "How much can go?".
     """
-    figure, (axes, close) = plt.subplots(1, 2, figsize=(7, 4.2), width_ratios=[2.2, 1])
+    figure, axes = plt.subplots(figsize=(7, 4))
     for method, runs in rows.groupby("method", sort=False):
-        by_sparsity = runs.groupby("sparsity")["perplexity"]
-        middle = by_sparsity.median()
-        axes.plot(middle, "o-", markersize=5, color=COLORS[method], label=method)
-        if runs["seed"].nunique() > 1:
-            axes.fill_between(middle.index, by_sparsity.min(), by_sparsity.max(), color=COLORS[method], alpha=0.3, lw=0)
+        axes.plot(runs.groupby("sparsity")["perplexity"].median(), "-", color=COLORS[method], label=method)
+        axes.plot(runs["sparsity"], runs["perplexity"], "o", markersize=5, color=COLORS[method], alpha=0.7)
     for level, text, side in ((dense, "dense", "top"), (2 * dense, "twice dense", "bottom")):
         axes.axhline(level, color=COLORS["dense"], linewidth=1.2, linestyle="--", zorder=0)
         axes.text(0.805, level, text, ha="right", va=side, color=COLORS["dense"], fontsize=11)
     axes.set_yscale("log")
     axes.set_ylim(bottom=dense / 2.5)
-    axes.set_xticks([0.2, 0.4, 0.6, 0.8])
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("sparsity (fraction of weights removed)")
     axes.set_ylabel("perplexity (log scale)")
-    axes.set_title("all sparsities", fontsize=12)
     axes.legend(loc="upper left")
-    for place, share in enumerate((0.5, 0.6)):
-        at_share = rows[rows["sparsity"] == share].set_index("method")["perplexity"]
-        for aside, method in ((-0.15, "wanda"), (0.15, "sparsegpt")):
-            ratio, x = at_share[[method]] / at_share[["wanda"]].median(), place + aside
-            close.vlines(x, ratio.min(), ratio.max(), color=COLORS[method], linewidth=7, alpha=0.3)
-            close.plot([x] * len(ratio), ratio, "o", color=COLORS[method], markersize=6)
-    close.axhline(1, color=COLORS["wanda"], linewidth=1, linestyle="--", zorder=0)
-    close.set_xlim(-0.5, 1.5)
-    close.set_xticks([0, 1], ["50%", "60%"])
-    close.yaxis.set_major_locator(plt.MultipleLocator(0.05))
-    close.yaxis.set_major_formatter("{x:.2f}")
-    close.set_title("single draws over\nWanda's median", fontsize=12)
-    figure.supxlabel("sparsity (fraction of weights removed)", fontsize=12)
-    figure.suptitle("How much can go before a model breaks?", fontsize=13)
+    axes.set_title("Perplexity by sparsity; a dot is a draw of calibration text")
     return figure
 
 
 def calibration_curves(rows):
     """Perplexity against the number of calibration windows: a DataFrame with source, samples, seed and perplexity.
 
-    Dots are single draws, the line joins their medians, the pale bar goes from the lowest to the highest.
-    Used in notebook 09, "How much text, and which?".
+    Markers are single draws, the line joins their medians. Used in notebook 09, "How much text, and which?".
     """
     figure, axes = plt.subplots(figsize=(7, 3.9))
-    looks = {"c4": (COLORS["wanda"], "o", 0.93), "wikipedia": (COLORS["2:4"], "s", 1.07)}
+    looks = {"c4": ("o", "-", COLORS["wanda"], 0.95), "wikipedia": ("s", "--", "white", 1.05)}
     for source, runs in rows.groupby("source", sort=False):
-        color, marker, aside = looks[source]
-        by_samples = runs.groupby("samples")["perplexity"]
-        middle = by_samples.median()
-        x = middle.index * aside
-        axes.vlines(x, by_samples.min(), by_samples.max(), color=color, linewidth=8, alpha=0.3)
-        axes.plot(runs["samples"] * aside, runs["perplexity"], marker, color=color, markersize=5)
-        axes.plot(x, middle, color=color, linewidth=1.5, label=f"calibrated on {source}")
+        marker, line, face, aside = looks[source]
+        middle = runs.groupby("samples")["perplexity"].median()
+        axes.plot(middle.index * aside, middle, line, color=COLORS["wanda"], linewidth=1.5, zorder=1)
+        look = {"color": COLORS["wanda"], "mfc": face, "markersize": 7, "label": f"calibrated on {source}"}
+        axes.plot(runs["samples"] * aside, runs["perplexity"], marker, **look)
     axes.set_xscale("log", base=2)
     samples = sorted(rows["samples"].unique())
     axes.set_xticks(samples, [f"{n}" for n in samples])
     axes.minorticks_off()
     axes.set_xlabel(f"calibration windows of {rows['length'].iloc[0]} tokens (log scale)")
     axes.set_ylabel("perplexity, Wikipedia text")
-    axes.set_title("Does more text help, and which text?")
+    axes.set_title("Wanda at 50%: how much text, and which?")
     axes.legend(loc="upper right")
     return figure
 
