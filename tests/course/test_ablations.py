@@ -1,6 +1,7 @@
 """What notebook 09 says of its records: every verdict, and the numbers as they are written in it."""
 
 import math
+import re
 from pathlib import Path
 
 import nbformat
@@ -50,8 +51,8 @@ SAID = [
     (group("wanda", "output"), group("ria", "layer"), 0, "2.2%"),
     (group("wanda", "output"), group("wanda-variant", None), 1, "4%"),
     (group("wanda", "layer"), group("wanda-variant", None), -1, "17%"),
-    (text("c4", 1), text("c4", 4), -1, "11%"),
-    (text("wikipedia", 1), text("wikipedia", 4), -1, "10%"),
+    (text("c4", 1), text("c4", 4), -1, "12%"),
+    (text("wikipedia", 1), text("wikipedia", 4), -1, "9%"),
     (text("c4", 4), text("c4", 16), 0, "2.0%"),
     (text("c4", 16), text("c4", 64), 0, "2.0%"),
     (text("c4", 4), text("c4", 64), -1, "2.7%"),
@@ -76,7 +77,7 @@ def test_each_difference_is_as_written(a, b, side, written):
         return
     number = math.expm1(value if side else (high - low) / 2)
     assert f"{100 * abs(number):.{1 if '.' in written else 0}f}%" == written
-    assert written in TEXT
+    assert re.search(rf"(?<![\d.]){re.escape(written)}", TEXT)
 
 
 def test_where_each_method_breaks():
