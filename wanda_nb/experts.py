@@ -39,7 +39,7 @@ def separate_experts(model: nn.Module):
     it; ``calibrate``, ``sparsity`` and whatever else reads layers works in there, too. The weights are the model's own,
     and afterwards it is the model that it was. Experts that compute anything else stay stacked, and refused.
     Routers are not pruned. Save the model outside.
-    Introduced in notebook 03, "The block loop".
+    Introduced in notebook 00, "What this does not show".
     """
     stacked = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
     separated = [(parent, name, child, Separated(child)) for parent, name, child in stacked if _is_stacked(child)]

@@ -1,4 +1,4 @@
-"""Notebook 04: prune, then quantise. Is half of the weights at 8 bits better than all of them at 4?"""
+"""Prune, then quantise. Is half of the weights at 8 bits better than all of them at 4?"""
 
 from __future__ import annotations
 

@@ -166,6 +166,14 @@ def test_docstrings_name_sections_that_exist():
     assert found >= 16
 
 
+def test_what_a_docstring_says_is_introduced_in_a_notebook_is_named_there():
+    texts = {p.name[:2]: "\n".join(c.source for c in nbformat.read(p, as_version=4).cells) for p in NOTEBOOKS}
+    unseen = {"Calibration"}  # what calibrate gives
+    for name in set(wn.__all__) - unseen:
+        for number in re.findall(r"Introduced in notebook (\d\d)", getattr(wn, name).__doc__ or ""):
+            assert re.search(rf"\b{name}\b", texts[number]), f"{name}: not in notebook {number}"
+
+
 def test_figures_are_drawn_by_plots(notebook):
     for cell in notebook.code:
         assert "plt.subplots" not in cell.source and "plt.plot" not in cell.source

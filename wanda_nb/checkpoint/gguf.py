@@ -64,7 +64,7 @@ def save_gguf(model, tokenizer, path, dtype: str = "F16") -> int:
     ``from_pretrained(folder, gguf_file=name)`` reads the file, too, but no scaled rotary frequencies (LLaMA 3.1).
     The file appears complete or not at all. Raises ValueError, before anything is written, for another family or
     tokenizer, a setting that GGUF cannot say, adapters, and weights that are quantised, not finite or beyond F16.
-    Introduced in notebook 07, "Save and share".
+    Introduced in notebook 07, "As small as its zeros".
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}.")

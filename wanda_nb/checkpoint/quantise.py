@@ -25,7 +25,7 @@ def quantised(model, bits: int = 8):
     rest of the package it is a model like any other; in memory it takes as much as before. Pass it float32 weights:
     fewer bits cannot hold all products of a step. Prune first, then quantise.
     Raises ValueError for other bits, a row that 32 does not divide, and whatever ``prune`` refuses in a layer.
-    Introduced in notebook 04, "What it saves".
+    Introduced in notebook 07, "As small as its zeros".
     """
     if bits not in FORMATS:
         raise ValueError(f"bits={bits!r}: expected 8 or 4.")
@@ -45,7 +45,7 @@ def stored_bytes(model, bits: int = 16) -> int:
     Linear layers of the decoder blocks take ``bits`` (16, 8 or 4) for each weight that is kept and, below 16, a step of
     16 bits for each 32 weights of a row. Everything else takes 16, tied weights once. At 16 bits, this is the size of
     ``save_compressed``'s file but for its header and shapes.
-    Raises ValueError for other bits. Introduced in notebook 04, "What it saves".
+    Raises ValueError for other bits. Introduced in notebook 07, "As small as its zeros".
     """
     if bits not in (16, *FORMATS):
         raise ValueError(f"bits={bits!r}: expected 16, 8 or 4.")

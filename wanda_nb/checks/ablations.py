@@ -8,7 +8,7 @@ import torch
 
 from ..evaluation.uncertainty import mean_interval
 from ..masks import prune_mask
-from .core import call, done, judge, tensor
+from .core import call, done, given_evidence, judge, tensor
 from .layers import real_layers
 
 
@@ -101,10 +101,7 @@ def fair_winner(function, evidence, graded: bool = False) -> None:
 
 
 def _judge_evidence(evidence) -> None:
-    answer = call(evidence)
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-        raise AssertionError(f"evidence: expected a pair (a, b) of losses, got {type(answer).__name__}.")
-    a, b = (torch.as_tensor(losses).double() for losses in answer)
+    a, b = (torch.as_tensor(losses).double() for losses in given_evidence(evidence, 2, "a pair (a, b) of losses"))
     if a.ndim != 2 or a.shape != b.shape or len(a) < 3 or a.shape[1] < 8:
         shapes = f"{tuple(a.shape)}, {tuple(b.shape)}"
         raise AssertionError(f"evidence: expected two tensors (draws, windows), 3 by 8 or more; got {shapes}.")

@@ -25,6 +25,15 @@ def call(function: Callable, *arguments, **named):
     return answer
 
 
+def given_evidence(evidence: Callable, count: int, expected: str) -> tuple:
+    """What a student's ``evidence()`` gives, so many things, or AssertionError that says what is expected."""
+    answer = call(evidence)
+    if not isinstance(answer, (tuple, list)) or len(answer) != count:
+        got = f"{len(answer)} things" if isinstance(answer, (tuple, list)) else type(answer).__name__
+        raise AssertionError(f"evidence: expected {expected}, got {got}.")
+    return tuple(answer)
+
+
 def tensor(answer, shape: tuple[int, ...], what: str) -> torch.Tensor:
     """An answer as a tensor of that shape, whatever library or float type it came from, or AssertionError."""
     try:

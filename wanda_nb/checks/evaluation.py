@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..evaluation.uncertainty import mean_interval
-from .core import call, done, judge, tensor
+from .core import call, done, given_evidence, judge, tensor
 
 
 def _losses(logits, tokens):
@@ -183,10 +183,7 @@ def bootstrap(function, evidence, graded: bool = False) -> None:
 
 
 def _judge_evidence(evidence) -> None:
-    answer = call(evidence)
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2:
-        raise AssertionError(f"evidence: expected a pair (a, b) of losses, got {type(answer).__name__}.")
-    a, b = (torch.as_tensor(losses).double() for losses in answer)
+    a, b = (torch.as_tensor(losses).double() for losses in given_evidence(evidence, 2, "a pair (a, b) of losses"))
     if a.ndim != 1 or a.shape != b.shape or len(a) < 8:
         raise AssertionError(
             f"evidence: expected two tensors (n,), n 8 or more; got {tuple(a.shape)}, {tuple(b.shape)}."

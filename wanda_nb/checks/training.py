@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .core import call, done, judge
+from .core import done, given_evidence, judge
 
 
 def masked_training(W, mask, batches, optimiser, most):
@@ -121,9 +121,7 @@ def under_the_mask(function, evidence, graded: bool = False) -> None:
 
 
 def _judge_evidence(evidence) -> None:
-    answer = call(evidence)
-    if not isinstance(answer, (tuple, list)) or len(answer) != 5:
-        raise AssertionError("evidence: expected (W, mask, batches, optimiser, most), five things.")
+    answer = given_evidence(evidence, 5, "(W, mask, batches, optimiser, most), five things")
     W, mask = answer[:2]
     if not isinstance(W, nn.Parameter) or mask.dtype != torch.bool or mask.shape != W.shape:
         raise AssertionError("evidence: expected W, an nn.Parameter (out, in), and mask, bool, of the same shape.")
