@@ -39,6 +39,7 @@ def unopened(path: Path) -> nbformat.NotebookNode:
             cell.outputs, cell.execution_count = [], None
         else:
             cell.source = cell.source.replace("](../", "](../../")
+    notebook.metadata.pop("seconds", None)
     links = notebook.cells[0]
     links.source = links.source.replace(f"[for students](student/{path.name})", f"[solved](../{path.name})")
     return notebook

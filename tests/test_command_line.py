@@ -240,12 +240,12 @@ def test_recover_goes_on_and_is_done_once(small, method, tmp_path, monkeypatch, 
     assert main(recovering(small, small / "a", broken, *how)) == 0
     assert "finished before" in capsys.readouterr().out
     assert main(recovering(small, small / "b", broken, *how)) == 2
-    assert "with something else as model" in capsys.readouterr().err
+    assert "with other arguments (model)" in capsys.readouterr().err
     words = ["--method", "lora" if method == "masked" else "masked", "--text", str(small / "more.txt"), "--steps", "3"]
     words += ["--accumulate", "2", "--learning-rate", "0.1", "--seed", "1", "--batch-size", "1"]
     assert main([*recovering(small, small / "a", broken), *words]) == 2
     keys = "method, text, tokens, steps, accumulate, learning_rate, seed, batch_size."
-    assert f"with something else as {keys}" in capsys.readouterr().err
+    assert f"with other arguments ({keys}" in capsys.readouterr().err
     assert contents(broken) == before
 
 
@@ -263,11 +263,11 @@ def test_evaluate_overwrites_no_record_but_its_own(small, tmp_path, monkeypatch,
     capsys.readouterr()
     assert main(evaluating(small, "a")) == 0 and "finished before" in capsys.readouterr().out
     assert main(evaluating(small, "b")) == 2
-    assert "with something else as model" in capsys.readouterr().err
+    assert "with other arguments (model)" in capsys.readouterr().err
     monkeypatch.setattr(wn, "load_model", lambda *_, **__: pytest.fail("work was done"))
     words = ["--text", str(small / "more.txt"), "--windows", "9", "--limit", "4", "--tasks", "--source", "hub"]
     assert main(evaluating(small, "a", *words)) == 2
-    assert "with something else as text, windows, tokens, limit, tasks, source." in capsys.readouterr().err
+    assert "with other arguments (text, windows, tokens, limit, tasks, source)." in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 

@@ -204,3 +204,11 @@ def test_with_enough_tokens_rare_changes_nothing(tokens):
     assert wn.prune(model, tokens, rare=1).by_magnitude == []
     wn.prune(other, tokens)
     assert same(model, other)
+
+
+@pytest.mark.parametrize("rare", [-1, 0.5, True, None])
+def test_rare_is_a_number_of_tokens(rare, tokens):
+    model, before = tiny_model(), tiny_model()
+    with pytest.raises(ValueError, match=r"rare=.*: expected a number of tokens"):
+        wn.prune(model, tokens, rare=rare)
+    assert same(model, before)

@@ -22,7 +22,7 @@ from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states, samples_and_length
 from .inputs.rehearsal import flops_of, rehearse
 from .inputs.samples import check_samples, samples_in
-from .inputs.statistics import Captured, Inputs, looked_up
+from .inputs.statistics import Captured, Inputs, check_rare, looked_up
 from .inputs.text import begin_with_bos
 from .masks import check_width
 from .methods import Factors, make_plan
@@ -87,6 +87,7 @@ def prune(
     plan = make_plan(len(blocks), method, sparsity, pattern=pattern, group=group, update=update)
     check_weights(model, blocks)
     check_widths(blocks, plan)
+    check_rare(rare)
     device = usable_device(device) if device is not None else None
     compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)

@@ -125,6 +125,22 @@ def test_tasks_say_points_and_minutes_and_the_guide_adds_them_up():
     assert f"{total} points" in guide and f"{total} points" in README
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_minutes_are_those_measured_and_the_same_everywhere(path):
+    """The head of the notebook, the README's table and the guide's. On a quiet machine, `run.py --timed` measures."""
+    book, number = read(path), path.name[:2]
+    head = r"^\*\*Time\*\*: (\d+) minutes to read and try(?:, and (\d+) for the exercises?)?; .*$"
+    stated = re.search(head, book.cells[1].source, re.M)
+    computed = re.search(r"compute for about (a minute|\w+ minutes) on two CPU cores", stated[0])[1]
+    computed = ["a minute", "two minutes", "three minutes", "four minutes"].index(computed) + 1
+    assert computed == max(1, round(book.metadata["seconds"] / 60)), book.metadata["seconds"]
+    row = [cell.strip() for cell in re.search(rf"^\| \[{number} .*$", README, re.M)[0].split("|")]
+    assert row[3] == f"{stated[1]} · {computed}", row
+    guide = GUIDE.read_text(encoding="utf-8")
+    row = [cell.strip() for cell in re.search(rf"^\| {number} .*$", guide, re.M)[0].split("|")]
+    assert row[4:6] == [stated[2] or "–", str(computed)], row
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_reference_solution_gets_full_marks(name, capsys):
     path, found = EXERCISES[name]

@@ -88,7 +88,7 @@ class Run:
         if changed := [key for key in self.request if record["asked"].get(key) != self.request[key]]:
             raise FileExistsError(
                 f"{self.folder} holds a run ({len(record['rows'])} of {self.blocks} blocks finished) that was started "
-                f"with something else as {', '.join(changed)}. Give the same arguments to go on with it, or choose "
+                f"with other arguments ({', '.join(changed)}). Give the same ones to go on with it, or choose "
                 "another destination."
             )
         if unknown := self.request["plan"]["unknown"]:

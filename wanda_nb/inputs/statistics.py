@@ -150,6 +150,12 @@ def looked_up(
     return LookedUp(calibration, model, plan.statistic, identity, blocks, rare) if plan.statistic else None
 
 
+def check_rare(rare: int) -> None:
+    """Raise ValueError unless it is a number of tokens."""
+    if isinstance(rare, bool) or not isinstance(rare, int) or rare < 0:
+        raise ValueError(f"rare={rare!r}: expected a number of tokens, 0 or more.")
+
+
 def _alike(W: torch.Tensor, statistic: type) -> torch.Tensor:
     """What inputs that are all alike and unrelated sum up to: scores are then those of magnitude."""
     return (

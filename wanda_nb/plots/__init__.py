@@ -12,7 +12,7 @@ from .activations import channel_norms, loudness_by_depth, massive_activations, 
 from .block import llama_block
 from .evaluation import one_text_many_perplexities, pairing, pattern_perplexities, perplexity_intervals
 from .explorer import Explorer, explored
-from .larger import pipeline, streamed_memory
+from .larger import formats, pipeline, streamed_memory
 from .look import COLORS, KEPT, REMOVED, style
 from .loop import RESIDENTS, block_loop, by_kind, input_drift, order_differences, phase_seconds, residency
 from .paper import moved_by, published_accuracy, published_beside_ours, published_ratios
@@ -43,6 +43,7 @@ __all__ = [
     "error_ratios",
     "error_valley",
     "explored",
+    "formats",
     "groups_of_four",
     "input_drift",
     "leaderboard",

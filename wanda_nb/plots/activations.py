@@ -76,11 +76,11 @@ def massive_activations(first, others, with_first, without_first):
     Used in notebook 01, "Where the loudest channel comes from".
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
-    above.plot(first, marker="o", markersize=5, color=COLORS["magnitude"], label="at the first token")
+    above.plot(first, marker="o", markersize=5, color=COLORS["wanda"], label="at the first token")
     above.plot(others, marker="o", markersize=5, color=COLORS["dense"], label="at the loudest other token")
     above.set_ylabel("max |x|")
     above.set_title("What leaves each block: the largest |x|")
-    below.plot(with_first, marker="o", markersize=5, color=COLORS["magnitude"], label="all tokens")
+    below.plot(with_first, marker="o", markersize=5, color=COLORS["wanda"], label="all tokens")
     below.plot(without_first, marker="o", markersize=5, color=COLORS["dense"], label="without the first token")
     below.set_ylabel("times the median")
     below.set_title("What down_proj reads: the loudest channel")

@@ -90,7 +90,7 @@ def same_call(path: Path, arguments: dict, alone: bool = False) -> dict | None:
         raise FileExistsError(f"{path} is no record of this command: choose another place, or remove it.") from error
     if different:
         raise FileExistsError(
-            f"{path} is the record of a call with something else as {', '.join(different)}. Give the same arguments to "
+            f"{path} is the record of a call with other arguments ({', '.join(different)}). Give the same ones to "
             "continue it, or choose another place."
         )
     return record
