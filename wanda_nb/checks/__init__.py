@@ -8,7 +8,7 @@ from .guess import compare
 from .larger import norm_of_all, prune_folder, seconds_left
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
-from .patterns import column_order, misfits, one_order, survivors
+from .patterns import column_order, misfits, one_order, survive_by_chance, survivors
 from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
@@ -47,6 +47,7 @@ __all__ = [
     "rescaled",
     "seconds_left",
     "streaming_norm",
+    "survive_by_chance",
     "survivors",
     "suspects",
     "under_the_mask",

@@ -21,7 +21,13 @@ def _expected(value: Callable, chance=lambda n, m: 1 - n / m) -> Callable:
     return mean
 
 
-_survive = _expected(lambda k, n, m: min(k, m - n) / (m - n))
+def survive_by_chance(n: int, m: int) -> float:
+    """The answer to Exercise 04.1: of a free mask's removals, the fraction that n:m removes too, for random scores.
+
+    Used in notebook 04, "What it costs".
+    """
+    return _expected(lambda k, n, m: min(k, m - n) / (m - n))(n, m)
+
 
 SURVIVORS = {
     "you tossed fair coins. With 1:4, three of four go: the chance to be removed is 1 - n / m.": (
@@ -36,7 +42,7 @@ SURVIVORS = {
     "you followed the weights that are kept. n:m says how many are kept: m - n of every m are removed.": (
         _expected(lambda k, n, m: min(m - k, n) / n)
     ),
-    "you gave the share that does not survive.": lambda n, m: 1 - _survive(n, m),
+    "you gave the share that does not survive.": lambda n, m: 1 - survive_by_chance(n, m),
     "you drew the two masks independently. Both remove the lowest: the smaller choice is part of the larger.": (
         lambda n, m: 1 - n / m
     ),
@@ -50,7 +56,7 @@ SURVIVORS = {
     "you averaged the share of each group. A group from which much was removed counts for more.": (
         _expected(lambda k, n, m: min(k, m - n) / k if k else 1.0)
     ),
-    "you gave per cent. Give a fraction.": lambda n, m: 100 * _survive(n, m),
+    "you gave per cent. Give a fraction.": lambda n, m: 100 * survive_by_chance(n, m),
 }
 
 
@@ -61,7 +67,7 @@ def survivors(function, graded: bool = False) -> None:
     graded: on more patterns. AssertionError, naming the mistake. Used in notebook 04, "Exercise 04.1".
     """
     cases = [(2, 4), (1, 4), (4, 8)] + ([(1, 2), (3, 4), (16, 32), (2, 16)] if graded else [])
-    judge(function, cases, _survive, SURVIVORS, tolerance=1e-6)
+    judge(function, cases, survive_by_chance, SURVIVORS, tolerance=1e-6)
     done("04.1", "a binomial for the group, and the smaller of two choices in it", graded)
 
 

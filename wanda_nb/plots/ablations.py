@@ -177,7 +177,8 @@ def perplexity_by_windows(rows):
         axes.set_xlabel(f"windows of {rows['length'].max()} tokens (log)")
     found = {text: mark for axes in panels.flat for mark, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3)
-    figure.suptitle("How much text does each method need? Bar: one draw, dots: several", fontsize=13)
+    told = "bar: interval of one draw; pale dots: single draws"
+    figure.suptitle(f"How much text does each method need?\n({told})", fontsize=13)
     return figure
 
 

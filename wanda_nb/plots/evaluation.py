@@ -19,8 +19,8 @@ def one_text_many_perplexities(perplexities: dict):
     axes.invert_yaxis()
     axes.set_xlim(0, max(perplexities.values()) * 1.12)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("perplexity (lower is better, axis from 0)")
-    axes.set_title("One model, one text, six perplexities")
+    axes.set_xlabel("perplexity (lower is better, axis from 0); teal: this course's way")
+    axes.set_title("One model, one passage, six perplexities")
     return figure
 
 
@@ -85,7 +85,8 @@ def pairing(losses: dict, intervals: dict, difference):
     right.axhline(0, color="#222222", linewidth=1, zorder=0)
     right.set(xlim=(-0.5, 0.8), xticks=[], ylabel="difference, nats per token")
     right.set_title(f"{b} minus {a}", fontsize=12)
-    figure.suptitle("The same windows (a line or dot each); black: mean and interval", fontsize=13)
+    told = "red: worse, teal: better; black: mean and interval"
+    figure.suptitle(f"The same windows, a line or dot each\n({told})", fontsize=13)
     return figure
 
 

@@ -19,8 +19,9 @@ def groups_of_four(removed):
     bars = axes.bar(range(5), 100 * share, width=0.7, color=colors)
     axes.bar_label(bars, [f"{value:.0%}" for value in share], padding=6)
     points = axes.scatter(range(5), [100 * p for p in coins], marker="_", s=1400, color="black", linewidth=2, zorder=3)
-    axes.legend([bars[2], points], ["fits 2:4 as it is", "four tosses of a coin"], loc="upper right", markerscale=0.35)
-    axes.set(xlim=(-0.6, 5.4), ylim=(0, 46), xticks=range(5))
+    names = ["fits 2:4 as it is", "four tosses of a coin"]
+    axes.legend([bars[2], points], names, loc="upper right", markerscale=0.35, fontsize=11)
+    axes.set(xlim=(-0.6, 4.6), ylim=(0, 52), xticks=range(5))
     axes.set_xlabel("weights removed of four neighbours")
     axes.set_ylabel("% of the groups")
     axes.set_title("Four neighbours, and how many of them a free mask removes")

@@ -76,7 +76,7 @@ def error_by_steps(tables: dict):
         axes.plot(errors, "D-", color=COLORS["wanda"], markersize=5)
         axes.set(title=title, xlabel="steps", xlim=(-0.5, errors.index.max() + 0.5))
     highest = max(errors.attrs["mask alone"] for errors in tables.values())
-    panels[0].set(ylabel="output error, calibration tokens", ylim=(0, 1.15 * highest))
+    panels[0].set(ylabel="relative output error, calibration", ylim=(0, 1.15 * highest))
     figure.suptitle("Least squares under Wanda's 2:4 mask, step by step", fontsize=13)
     return figure
 
@@ -99,7 +99,7 @@ def updates_of_masks(table, dense):
             axes.errorbar(row.value, y, xerr=errors, fmt=markers[row.update], color=color, capsize=4)
             text = f"{row.value:.0f} ({row.value / dense[0]:.1f}×)"
             at, side = (row.high * 1.2, "left") if row.value < 20 * dense[0] else (row.low / 1.2, "right")
-            axes.text(at, y, text, ha=side, va="center", color=color, fontsize=10)
+            axes.text(at, y, text, ha=side, va="center", color=color, fontsize=11)
         axes.axvspan(dense[1], dense[2], color=COLORS["dense"], alpha=0.25, linewidth=0)
         axes.axvline(dense[0], color=COLORS["dense"], linewidth=1.2, linestyle="--")
         axes.set_xscale("log")
@@ -109,5 +109,6 @@ def updates_of_masks(table, dense):
         axes.minorticks_off()
         axes.set(title=pattern, xlabel="perplexity (log scale)", ylim=(len(labels) - 0.5, -0.5))
     panels[0].set_yticks(range(len(labels)), [f"{mask}: {update}" for mask, update in labels])
-    figure.suptitle(f"Each mask and what was done with it (in brackets: over dense, {dense[0]:.1f})", fontsize=13)
+    named = f"in brackets: multiples of the dense model's {dense[0]:.1f}; grey: its interval"
+    figure.suptitle(f"Each mask and what was done with it\n({named})", fontsize=12)
     return figure
