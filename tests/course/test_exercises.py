@@ -112,7 +112,7 @@ def test_tasks_say_points_and_minutes_and_the_guide_adds_them_up():
                 re.M,
             ):
                 stated[f"ex{match[1]}{'abcdefg'[int(match[2]) - 1]}"] = int(match[3])
-                assert "<details><summary>Hint" in cell.source and 1 <= int(match[4]) <= 30
+                assert "<details><summary>Hint" in cell.source and 1 <= int(match[4]) <= 60
         marks = {name.removesuffix("-graded"): points for name, points in student.points(book).items()}
         assert stated == marks, path.name
         total += sum(marks.values())

@@ -155,27 +155,27 @@ def step(W, X, Y, optimiser):
     (X @ W.T - Y).pow(2).mean().backward()
 
 
-def in_order(W, mask, batches, optimiser, most):
+def in_order(W, mask, batches, optimiser, max_norm):
     for X, Y in batches:
         step(W, X, Y, optimiser)
         W.grad[mask] = 0
-        nn.utils.clip_grad_norm_([W], most)
+        nn.utils.clip_grad_norm_([W], max_norm)
         optimiser.step()
         with torch.no_grad():
             W[mask] = 0
 
 
-def with_a_hook(W, mask, batches, optimiser, most):
+def with_a_hook(W, mask, batches, optimiser, max_norm):
     hook = W.register_hook(lambda gradient: gradient * ~mask)
     for X, Y in batches:
         step(W, X, Y, optimiser)
-        nn.utils.clip_grad_norm_(W, most)
+        nn.utils.clip_grad_norm_(W, max_norm)
         optimiser.step()
         W.data *= ~mask
     hook.remove()
 
 
-def without_its_memory(W, mask, batches, optimiser, most):
+def without_its_memory(W, mask, batches, optimiser, max_norm):
     """Removed weights are forgotten, so that nothing moves them."""
     for memory in optimiser.state.values():
         for kept in memory.values():
@@ -184,20 +184,20 @@ def without_its_memory(W, mask, batches, optimiser, most):
     for X, Y in batches:
         step(W, X, Y, optimiser)
         W.grad.masked_fill_(mask, 0)
-        nn.utils.clip_grad_norm_([W], most)
+        nn.utils.clip_grad_norm_([W], max_norm)
         optimiser.step()
 
 
-def norm_by_hand(W, mask, batches, optimiser, most):
+def norm_by_hand(W, mask, batches, optimiser, max_norm):
     for X, Y in batches:
         step(W, X, Y, optimiser)
         norm = W.grad[~mask].norm()
-        W.grad *= torch.clamp(most / (norm + 1e-6), max=1)
+        W.grad *= torch.clamp(max_norm / (norm + 1e-6), max=1)
         optimiser.step()
         W.data = torch.where(mask, 0, W.data)
 
 
-def kept_alone(W, mask, batches, optimiser, most):
+def kept_alone(W, mask, batches, optimiser, max_norm):
     """A layer that has no removed weights: the kept ones, in a row, with what the optimiser remembers of them."""
     kept = nn.Parameter(W.detach()[~mask])
     known = inspect.signature(type(optimiser)).parameters
@@ -208,20 +208,20 @@ def kept_alone(W, mask, batches, optimiser, most):
         whole = torch.zeros_like(W).masked_scatter(~mask, kept)
         own.zero_grad()
         (X @ whole.T - Y).pow(2).mean().backward()
-        nn.utils.clip_grad_norm_([kept], most)
+        nn.utils.clip_grad_norm_([kept], max_norm)
         own.step()
     W.data = torch.zeros_like(W).masked_scatter(~mask, kept.detach()).data
 
 
-def clipped(W, mask, batches, optimiser, most, *, first=False, mask_it=True, clip=True, back=True):
+def clipped(W, mask, batches, optimiser, max_norm, *, first=False, mask_it=True, clip=True, back=True):
     for X, Y in batches:
         step(W, X, Y, optimiser)
         if first:
-            nn.utils.clip_grad_norm_([W], most)
+            nn.utils.clip_grad_norm_([W], max_norm)
         if mask_it:
             W.grad *= ~mask
         if clip and not first:
-            nn.utils.clip_grad_norm_([W], most)
+            nn.utils.clip_grad_norm_([W], max_norm)
         optimiser.step()
         if back:
             W.data.masked_fill_(mask, 0)
@@ -249,10 +249,10 @@ def both_in_part(W, mask, *others):
     W.data[mask] = 0
 
 
-def not_the_last(W, mask, batches, optimiser, most):
+def not_the_last(W, mask, batches, optimiser, max_norm):
     for batch in batches:
         W.data[mask] = 0
-        gradient_only(W, mask, [batch], optimiser, most)
+        gradient_only(W, mask, [batch], optimiser, max_norm)
 
 
 def not_clipped(*given):
@@ -267,17 +267,17 @@ def upside_down(W, mask, *others):
     clipped(W, ~mask, *others)
 
 
-def cleared(W, mask, batches, optimiser, most):
+def cleared(W, mask, batches, optimiser, max_norm):
     for batch in batches:
         optimiser.state.clear()
-        clipped(W, mask, [batch], optimiser, most)
+        clipped(W, mask, [batch], optimiser, max_norm)
 
 
-def adding_up(W, mask, batches, optimiser, most):
+def adding_up(W, mask, batches, optimiser, max_norm):
     for X, Y in batches:
         (X @ W.T - Y).pow(2).mean().backward()
         W.grad.masked_fill_(mask, 0)
-        nn.utils.clip_grad_norm_([W], most)
+        nn.utils.clip_grad_norm_([W], max_norm)
         optimiser.step()
         W.data.masked_fill_(mask, 0)
 

@@ -8,21 +8,21 @@ from torch import nn
 from .core import done, given_evidence, judge
 
 
-def masked_training(W, mask, batches, optimiser, most):
+def masked_training(W, mask, batches, optimiser, max_norm):
     """Train W (out, in), in place, with the weights that a mask removed kept at zero. Or so it says.
 
-    batches: pairs of X (tokens, in) and Y (tokens, out). most: the norm to which a gradient is clipped. It has two
-    faults, for the reader to find. Used in notebook 08, "Exercise 08.3".
+    batches: pairs of X (tokens, in) and Y (tokens, out). max_norm: a gradient with a larger norm is scaled down to it.
+    It has two faults, for the reader to find. Used in notebook 08, "Exercise 08.3".
     """
     for X, Y in batches:
         optimiser.zero_grad()
         (X @ W.T - Y).pow(2).mean().backward()
-        torch.nn.utils.clip_grad_norm_([W], most)
+        torch.nn.utils.clip_grad_norm_([W], max_norm)
         W.grad.masked_fill_(mask, 0)  # no gradient, so no step
         optimiser.step()
 
 
-def _train(W, mask, batches, optimiser, most, *, gone=None, clip="after", back="each", forget=False, add_up=False):
+def _train(W, mask, batches, optimiser, max_norm, *, gone=None, clip="after", back="each", forget=False, add_up=False):
     """Training under the mask; every keyword is a way to get it wrong."""
     mask = mask if gone is None else gone(W.detach(), mask)
     for X, Y in batches:
@@ -34,10 +34,10 @@ def _train(W, mask, batches, optimiser, most, *, gone=None, clip="after", back="
             optimiser.state.clear()
         (X @ W.T - Y).pow(2).mean().backward()
         if clip == "before":
-            torch.nn.utils.clip_grad_norm_([W], most)
+            torch.nn.utils.clip_grad_norm_([W], max_norm)
         W.grad.masked_fill_(mask, 0)
         if clip == "after":
-            torch.nn.utils.clip_grad_norm_([W], most)
+            torch.nn.utils.clip_grad_norm_([W], max_norm)
         optimiser.step()
         if back == "each":
             W.data.masked_fill_(mask, 0)
@@ -76,7 +76,7 @@ MASKED_TRAINING = {
 }
 
 
-def _setting(kind: type, options: dict, most: float, seed: int) -> tuple:
+def _setting(kind: type, options: dict, max_norm: float, seed: int) -> tuple:
     """A layer that was trained for three steps and then pruned, its mask, batches, and the optimiser, still warm."""
     draw = torch.Generator().manual_seed(seed)
     W = nn.Parameter(torch.randn(4, 6, generator=draw, dtype=torch.float64))
@@ -89,7 +89,7 @@ def _setting(kind: type, options: dict, most: float, seed: int) -> tuple:
     mask = torch.rand(4, 6, generator=draw) < 0.5
     mask[0, :2] = torch.tensor([True, False])
     W.data.masked_fill_(mask, 0)[0, 1] = 0  # one that is kept, and 0
-    return W, mask, data[3:], optimiser, most
+    return W, mask, data[3:], optimiser, max_norm
 
 
 def _finished(train):
@@ -107,9 +107,9 @@ def _finished(train):
 def under_the_mask(function, evidence, graded: bool = False) -> None:
     """Exercise 08.3: ``evidence()`` shows that ``masked_training`` wakes zeros; ``function`` is that, mended.
 
-    evidence gives (W, mask, batches, optimiser, most): removed weights are 0, and after ``masked_training`` one is not.
-    function(W, mask, batches, optimiser, most) trains W in place, as if removed weights did not exist. graded: on more
-    optimisers. AssertionError, naming the mistake. Used in notebook 08, "Exercise 08.3".
+    evidence gives (W, mask, batches, optimiser, max_norm): removed weights are 0, and after ``masked_training`` one is
+    not. function(W, mask, batches, optimiser, max_norm) trains W in place, as if removed weights did not exist. graded:
+    on more optimisers. AssertionError, naming the mistake. Used in notebook 08, "Exercise 08.3".
     """
     _judge_evidence(evidence)
     sgd, adam = torch.optim.SGD, torch.optim.AdamW
@@ -121,7 +121,7 @@ def under_the_mask(function, evidence, graded: bool = False) -> None:
 
 
 def _judge_evidence(evidence) -> None:
-    answer = given_evidence(evidence, 5, "(W, mask, batches, optimiser, most), five things")
+    answer = given_evidence(evidence, 5, "(W, mask, batches, optimiser, max_norm), five things")
     W, mask = answer[:2]
     if not isinstance(W, nn.Parameter) or mask.dtype != torch.bool or mask.shape != W.shape:
         raise AssertionError("evidence: expected W, an nn.Parameter (out, in), and mask, bool, of the same shape.")

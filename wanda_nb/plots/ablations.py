@@ -17,7 +17,10 @@ def score_by_group(measured, published, dense, best):
     from matplotlib.colors import LogNorm
 
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.7), width_ratios=[measured.shape[1], published.shape[1]])
-    tables = {"SmolLM2-135M, measured:\nmedian of draws": measured, "LLaMA-7B,\npublished (grade C)": published}
+    tables = {
+        "SmolLM2-135M, measured:\nmedian of draws": measured,
+        "LLaMA-7B, published:\ngrade C (7.26: also A)": published,
+    }
     for axes, (title, table), unpruned in zip(panels, tables.items(), dense, strict=True):
         image = axes.imshow(table / unpruned, cmap="YlOrRd", norm=LogNorm(1, 30), aspect="auto")
         for row, column in ((r, c) for r in range(table.shape[0]) for c in range(table.shape[1])):

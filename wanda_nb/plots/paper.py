@@ -58,8 +58,8 @@ def published_ratios(table):
     panels[1, families.index("LLaMA-2")].text(-0.4, 1.39, "– 4096\n··· 2048", va="top", fontsize=11)
     figure.supylabel("perplexity / dense perplexity", fontsize=12)
     keys = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in METHODS.items()]
-    figure.legend(handles=keys + _grades(), loc="outside lower center", ncols=3)
-    figure.suptitle("Published, 50%: a factor of 1.2 to 1.4; magnitude, more (mind the scales)", fontsize=13)
+    figure.legend(handles=keys + _grades(table), loc="outside lower center", ncols=3)
+    figure.suptitle("Published at 50%: perplexity over dense (mind the scales)", fontsize=13)
     return figure
 
 
@@ -86,24 +86,26 @@ def _billions(size: str) -> float:
     return float(size[:-1]) / {"B": 1, "M": 1000}[size[-1]]
 
 
-def _grades() -> list[Line2D]:
-    return [Line2D([], [], color="#555555", marker=m, linestyle="", label=f"grade {g}") for g, m in GRADES.items()]
+def _grades(table) -> list[Line2D]:
+    look = {"color": "#555555", "linestyle": ""}
+    return [Line2D([], [], marker=GRADES[g], label=f"grade {g}", **look) for g in sorted(set(table["grade"]))]
 
 
 def published_beside_ours(published, ours):
     """Perplexity over that of the dense model, a row a pattern and method: published models and ours.
 
-    published: DataFrame with pattern, method, name and ratio. ours: with pattern, method, ratio, low and high.
+    published: DataFrame with pattern, method, name and ratio; models lie one under another, so that none hides another.
+    ours: with pattern, method, ratio, low and high.
     Used in notebook 10, "What we measured".
     """
     patterns = [pattern for pattern in ("50%", "4:8", "2:4") if pattern in set(published["pattern"])]
     rows = [(pattern, method) for pattern in patterns for method in ("sparsegpt", "wanda", "magnitude")]
-    figure, axes = plt.subplots(figsize=(7, 1.4 + 0.38 * len(rows)))
+    figure, axes = plt.subplots(figsize=(7, 1.4 + 0.45 * len(rows)))
     names = published["name"].unique()
     marks = dict(zip(names, ("o", "v", "s", "P"), strict=False))
     place = {row: index + 0.5 * patterns.index(row[0]) for index, row in enumerate(rows)}
     for row in published.itertuples():
-        where = place[row.pattern, row.method]
+        where = place[row.pattern, row.method] + 0.2 * (list(names).index(row.name) - (len(names) - 1) / 2)
         axes.plot(row.ratio, where, marks[row.name], color=METHODS[row.method], markersize=7, mec="white")
     for row in ours.itertuples():
         where, color = place[row.pattern, row.method], METHODS[row.method]
@@ -155,6 +157,6 @@ def moved_by(table, tolerance: float):
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("changed / unchanged perplexity (log scale)")
-    figure.legend(handles=_grades(), loc="outside lower center", ncols=3)
+    figure.legend(handles=_grades(table), loc="outside lower center", ncols=3)
     figure.suptitle(f"What moves a published number by more than {tolerance:.0%} (the band)?", fontsize=13)
     return figure

@@ -39,15 +39,16 @@ def shares_closed(shares: dict):
     Used in notebook 08, "Which setting is best?".
     """
     figure, axes = plt.subplots(figsize=(7, 1.6 + 0.7 * len(shares)))
-    looks = {"closed": ("o", -0.15, COLORS["wanda"]), "control taken off": ("D", 0.15, "white")}
+    looks = {"closed": ("o", -0.2, COLORS["wanda"]), "control taken off": ("D", 0.2, "white")}
     for row, found in enumerate(shares.values()):
         for name, ((value, low, high), seeds) in found.items():
             marker, aside, face = looks[name]
             look = {"color": COLORS["wanda"], "markerfacecolor": face, "capsize": 4, "markersize": 8}
             label = name if row == 0 else None
             axes.errorbar(value, row + aside, xerr=[[value - low], [high - value]], fmt=marker, label=label, **look)
-            axes.plot(seeds, [row + aside] * len(seeds), "|", color="black", markersize=9, zorder=3)
-    axes.plot([], [], "|", color="black", markersize=9, linestyle="", label="one seed each")
+            below = [row + aside + 0.09 * (place - (len(seeds) - 1) / 2) for place in range(len(seeds))]
+            axes.plot(seeds, below, "|", color="black", markersize=5, zorder=3)  # one under another: they hardly differ
+    axes.plot([], [], "|", color="black", markersize=5, linestyle="", label="one seed each")
     axes.set_yticks(range(len(shares)), shares)
     axes.set(ylim=(len(shares) - 0.5, -0.5), xlabel="share of the gap to the dense model")
     axes.set_xlim(left=0)
@@ -60,7 +61,7 @@ def shares_closed(shares: dict):
 def merged_corners(weights: dict, size: int = 40):
     """The upper left corner of a layer before and after merging: {title: W (out, in)}; a zero is red.
 
-    Used in notebook 08, "Merging without losing the zeros".
+    Used in notebook 08, "Merging".
     """
     from matplotlib.colors import ListedColormap
 
@@ -82,7 +83,7 @@ def merged_corners(weights: dict, size: int = 40):
 def lost_shares(table):
     """What a merge under the mask throws away: a DataFrame with layer, "lost" and "lost, weighted by loudness".
 
-    Used in notebook 08, "Merging without losing the zeros".
+    Used in notebook 08, "Merging".
     """
     figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), sharey=True)
     looks = {"lost": ("o", "white"), "lost, weighted by loudness": ("D", COLORS["wanda"])}

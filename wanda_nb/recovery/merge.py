@@ -19,7 +19,7 @@ def merge_lora(model, keep_zeros: bool | None = None) -> tuple[nn.Module, pd.Dat
     The table has one row per layer: layer, sparsity before and after, and ``lost``, the fraction of the update's
     squared norm that fell on zeros. Raises ValueError, before any weight changes, without keep_zeros, without LoRA
     adapters, if they are merged already, and for DoRA and the like, which add more than the product B A.
-    Introduced in notebook 08, "Merging without losing the zeros".
+    Introduced in notebook 08, "Merging".
     """
     adapted = list(lora_layers(model))
     if not adapted:
