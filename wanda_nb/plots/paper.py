@@ -87,8 +87,8 @@ def _billions(size: str) -> float:
 
 
 def _grades(table) -> list[Line2D]:
-    look = {"color": "#555555", "linestyle": ""}
-    return [Line2D([], [], marker=GRADES[g], label=f"grade {g}", **look) for g in sorted(set(table["grade"]))]
+    drawn = sorted(set(table["grade"]))
+    return [Line2D([], [], color="#555555", marker=GRADES[g], linestyle="", label=f"grade {g}") for g in drawn]
 
 
 def published_beside_ours(published, ours):
