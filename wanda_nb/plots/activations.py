@@ -27,7 +27,7 @@ def channel_norms(norms):
     for axes, block in zip(grid[:, 0], depths, strict=True):
         axes.set_ylabel(f"block {block}")
     figure.supxlabel("input channel", fontsize=12)
-    figure.supylabel("norm, in times the layer's median", fontsize=12)
+    figure.supylabel("norm, as a multiple of the layer's median", fontsize=12)
     return figure
 
 
@@ -41,7 +41,7 @@ def loudness_by_depth(ratios):
     axes.set_yticks(range(len(ratios)), [name.rpartition(".")[2] for name in ratios.index])
     _to_the_last_block(axes.xaxis, ratios.shape[1])
     axes.set_xlabel("block")
-    axes.set_title("Loudest input channel, in times the median channel")
+    axes.set_title("Loudest input channel, as a multiple of the median channel")
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, pad=0.02)
     bar.set_ticks([3, 10, 30, 100, 300, 1000], labels=["3×", "10×", "30×", "100×", "300×", "1000×"])
@@ -76,11 +76,11 @@ def massive_activations(first, others, with_first, without_first):
     Used in notebook 01, "Where the loudest channel comes from".
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True)
-    above.plot(first, marker="o", markersize=5, color=COLORS["magnitude"], label="at the first token")
+    above.plot(first, marker="o", markersize=5, color=COLORS["wanda"], label="at the first token")
     above.plot(others, marker="o", markersize=5, color=COLORS["dense"], label="at the loudest other token")
     above.set_ylabel("max |x|")
     above.set_title("What leaves each block: the largest |x|")
-    below.plot(with_first, marker="o", markersize=5, color=COLORS["magnitude"], label="all tokens")
+    below.plot(with_first, marker="o", markersize=5, color=COLORS["wanda"], label="all tokens")
     below.plot(without_first, marker="o", markersize=5, color=COLORS["dense"], label="without the first token")
     below.set_ylabel("times the median")
     below.set_title("What down_proj reads: the loudest channel")
