@@ -82,3 +82,12 @@ def test_the_map_has_a_colour_for_each_method_and_counts_blocks_from_0():
     assert [text.get_text() for text in bar.get_yticklabels()] == ["0.25×", "0.5×", "1×", "2×", "4×"]
     assert axes.patches[0].get_xy() == (1.5, 0.5)
     plt.close("all")
+
+
+def test_the_map_spends_no_colour_on_what_does_not_occur():
+    ratios = pd.DataFrame([[1.02, 2.0, 19.0]], index=["mlp.up_proj"], columns=range(3))
+    axes, bar = plots.error_ratios(ratios).axes
+    drawn = axes.images[0]
+    assert min(drawn.cmap(drawn.norm(1.0))) > 0.99 and to_hex(drawn.cmap(drawn.norm(4.0))) == plots.COLORS["wanda"]
+    assert [text.get_text() for text in bar.get_yticklabels()] == ["1×", "2×", "4×"]
+    plt.close("all")

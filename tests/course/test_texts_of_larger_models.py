@@ -37,3 +37,9 @@ def test_memory_from_disk_to_disk():
     ratios = [row["ours"]["peak memory"] / row["ours"]["predicted memory"] for row in wn.measured("speed_gpu")["rows"]]
     assert "one of two runs took 2% more than that" in text()
     assert round(max(ratios), 2) == 1.02
+
+
+def test_zeros_that_rounding_makes():
+    rows = {(row["method"], row["bits"]): row for row in wn.measured("formats")["rows"]}
+    assert "Of the dense model, 12% of the weights become zeros at 4 bits" in text()
+    assert round(rows[None, 4]["zeros"] - rows[None, 16]["zeros"], 2) == 0.12

@@ -174,6 +174,10 @@ def at_random():
 
 
 def as_lists():
+    return [[4, 3, 2, 1]], [[0, 1, 8, 9]]
+
+
+def two_channels():
     return [[3, 2]], [[1, 9]]
 
 
@@ -182,12 +186,12 @@ def equally_loud():
 
 
 def transposed():
-    return torch.tensor([[2.0, 1.0]]), torch.tensor([[0.1], [5.0]])
+    return torch.tensor([[4.0, 3, 2, 1]]), torch.tensor([[0.1], [0.2], [5.0], [9.0]])
 
 
 def transposed_square():
-    W = torch.tensor([[2.0, 1.0]])
-    return W, torch.tensor([[0.1, 5.0], [0.2, 4.0]]).T
+    W = torch.tensor([[4.0, 3, 2, 1]])
+    return W, torch.tensor([[0.1, 0.2, 5, 9], [0.2, 0.1, 6, 8], [0.1, 0.1, 5, 7], [0.2, 0.2, 4, 9]]).T
 
 
 def all_ones():
@@ -262,6 +266,7 @@ EXERCISES = {
         "right": [three_rows, at_random, as_lists],
         "wrong": [
             (equally_loud, "equally loud"),
+            (two_channels, "four or more"),
             (transposed, "is transposed"),
             (transposed_square, "is transposed"),
             (all_ones, "tied"),

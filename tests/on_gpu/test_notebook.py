@@ -6,14 +6,13 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
-import psutil
 import torch
 from accelerate.utils import send_to_device
 from package import LITTLE, block_bytes, nothing_left
 from tiny import tiny_model
 
 import wanda_nb as wn
-from wanda_nb import plots
+from wanda_nb import checks, plots
 
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]
@@ -34,8 +33,8 @@ def section(heading: str) -> list[str]:
 def test_blocks_visit_by_hand_as_in_the_package(tokens, gpu, capsys):
     """The cells compare with wn.prune; here the device is one on which mixing it with the CPU fails."""
     model = tiny_model(num_hidden_layers=4, **LITTLE)
-    names = {"copy": copy, "torch": torch, "wn": wn, "send_to_device": send_to_device, "psutil": psutil}
-    names |= {"model": model, "tokens": tokens, "blocks": wn.decoder_blocks(model), "device": "cuda"}
+    names = {"copy": copy, "torch": torch, "wn": wn, "send_to_device": send_to_device}
+    names |= {"checks": checks, "model": model, "tokens": tokens, "blocks": wn.decoder_blocks(model), "device": "cuda"}
     cells = section("One block visits the device")
     for cell in cells:
         exec(compile(cell, "cell", "exec"), names)

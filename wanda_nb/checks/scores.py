@@ -176,8 +176,8 @@ def _padded(draw, out: int, width: int, lengths: list[int], sparsity: float) -> 
 def disagree(function, graded: bool = False) -> None:
     """Exercise 02.3: ``function()`` gives W (out, in) and X (tokens, in) on which magnitude and Wanda disagree.
 
-    At 50% per output the two remove no weight in common, and Wanda's mask changes the output less. graded: asks
-    several times. AssertionError, naming what is amiss. Used in notebook 02, "Exercise 02.3".
+    In four channels or more. At 50% per output the two remove no weight in common, and Wanda's mask changes the
+    output less. graded: asks several times. AssertionError, naming what is amiss. Used in notebook 02, "Exercise 02.3".
     """
     for _ in range(20 if graded else 1):
         answer = call(function)
@@ -195,10 +195,10 @@ def disagree(function, graded: bool = False) -> None:
 
 def _amiss(W: torch.Tensor, X: torch.Tensor) -> str:
     """What W and X lack as an example of disagreement; nothing if they are one."""
-    if W.ndim != 2 or X.ndim != 2 or W.shape[1] != X.shape[1] or W.shape[1] < 2 or 0 in (len(W), len(X)):
+    if W.ndim != 2 or X.ndim != 2 or W.shape[1] != X.shape[1] or W.shape[1] < 4 or 0 in (len(W), len(X)):
         return (
             f"W {tuple(W.shape)} and X {tuple(X.shape)} do not fit. Expected W (out, in) and X (tokens, in) with the "
-            "same input channels, two or more."
+            "same input channels, four or more."
         )
     if not bool(W.isfinite().all() and X.isfinite().all()):
         return "some values are not finite."

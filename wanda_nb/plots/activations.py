@@ -27,7 +27,7 @@ def channel_norms(norms):
     for axes, block in zip(grid[:, 0], depths, strict=True):
         axes.set_ylabel(f"block {block}")
     figure.supxlabel("input channel", fontsize=12)
-    figure.supylabel("norm, in times the layer's median", fontsize=12)
+    figure.supylabel("norm, as a multiple of the layer's median", fontsize=12)
     return figure
 
 
@@ -41,7 +41,7 @@ def loudness_by_depth(ratios):
     axes.set_yticks(range(len(ratios)), [name.rpartition(".")[2] for name in ratios.index])
     _to_the_last_block(axes.xaxis, ratios.shape[1])
     axes.set_xlabel("block")
-    axes.set_title("Loudest input channel, in times the median channel")
+    axes.set_title("Loudest input channel, as a multiple of the median channel")
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, pad=0.02)
     bar.set_ticks([3, 10, 30, 100, 300, 1000], labels=["3×", "10×", "30×", "100×", "300×", "1000×"])

@@ -27,7 +27,7 @@ def block_loop():
     for title, middle in zip(*steps, strict=True):
         axes.text(middle, 49.5, title, ha="center", va="center", weight="bold", fontsize=13)
     for left, block, color, output, output_color in (
-        (3, "block i\ndense", KEPT, "output\nnot used", "white"),
+        (3, "block i\ndense", KEPT, "output\nnot needed", "white"),
         (73, "block i\npruned", "#b9dbe0", "hidden\nstates i + 1", "#fbeed9"),
     ):
         box(left, 36, 24, 9.5, "hidden\nstates i", "#fbeed9")
@@ -88,7 +88,7 @@ def order_differences(found: dict):
         axes.tick_params(axis="y", length=0)
         axes.set_title(model, fontsize=12)
     figure.supxlabel("dense norms − loop, nats per token (left of 0: the loop is worse)", fontsize=12)
-    figure.suptitle("A dot a draw; gray: the interval holds 0", fontsize=13)
+    figure.suptitle("one dot per draw; grey: the interval contains 0", fontsize=13)
     return figure
 
 

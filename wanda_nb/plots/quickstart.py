@@ -68,7 +68,7 @@ def removed_weights(W, masks):
         axes.hist(parts, bins=40, range=(0, limit), stacked=True, color=[REMOVED, "#b8c9cf"], label=["removed", "kept"])
         axes.set_title(name)
         axes.set_xlabel("|weight|")
-        axes.set_yticks([])
-    panels[0].set_ylabel("number of weights")
+        axes.yaxis.set_major_formatter(lambda count, _: f"{count / 1000:g}")
+    panels[0].set_ylabel("weights in a bin,\nin thousands")
     panels[-1].legend()
     return figure

@@ -25,7 +25,7 @@ def worked_example(W, norm, magnitude_mask, wanda_mask):
             axes.text(column, -0.8, f"{value:g}", ha="center", va="center", color=COLORS["wanda"], weight="bold")
     panels[0].text(-0.75, -0.8, "norm", ha="right", va="center", color=COLORS["wanda"])
     panels[0].set_ylabel("output")
-    figure.suptitle("Both remove half of each row (red), but not the same half", fontsize=13)
+    figure.suptitle("red: removed", fontsize=13)
     return figure
 
 
@@ -150,9 +150,12 @@ def error_ratios(ratios, marked=()):
     values = ratios.to_numpy(float)
     most = max(values.max(), 1 / values.min())
     top = min(most, 4)  # so that one layer does not take all colours
-    colors = LinearSegmentedColormap.from_list("who", [COLORS["magnitude"], "white", COLORS["wanda"]])
+    low, ends = 1 / top, [COLORS["magnitude"], "white", COLORS["wanda"]]
+    if values.min() >= 1:  # no colour for what does not occur
+        low, ends = 1, ends[1:]
+    colors = LinearSegmentedColormap.from_list("who", ends)
     figure, axes = plt.subplots(figsize=(7, 3.2))
-    shown = axes.imshow(values, norm=LogNorm(1 / top, top), cmap=colors, aspect="auto", interpolation="nearest")
+    shown = axes.imshow(values, norm=LogNorm(low, top), cmap=colors, aspect="auto", interpolation="nearest")
     for name, block in marked:
         corner = (list(ratios.columns).index(block) - 0.5, list(ratios.index).index(name) - 0.5)
         axes.add_patch(plt.Rectangle(corner, 1, 1, fill=False, lw=2, ec="#222222"))
@@ -163,8 +166,8 @@ def error_ratios(ratios, marked=()):
     axes.set_xlabel("block")
     axes.set_title("Error of the layer's output: magnitude's over Wanda's")
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(shown, ax=axes, pad=0.02, extend="both" if most > top else "neither")
-    ticks = [tick for tick in (1 / 4, 1 / 2, 1, 2, 4) if 1 / top <= tick <= top]
+    bar = figure.colorbar(shown, ax=axes, pad=0.02, extend="neither" if most <= top else "both" if low < 1 else "max")
+    ticks = [tick for tick in (1 / 4, 1 / 2, 1, 2, 4) if low <= tick <= top]
     bar.set_ticks(ticks, labels=[f"{tick:g}×" for tick in ticks])
     bar.minorticks_off()
     return figure
