@@ -1,4 +1,4 @@
-"""Checks of notebook 12: how close a pruned model's features are, and what a mask owes to the way a layer is written."""
+"""Checks of notebook 12: how close a pruned model's features are, and which masks depend on how a layer is written."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ LINES = {  # one colour a method; hollow: compared by row
     "magnitude": {"color": COLORS["magnitude"], "fmt": "o-"},
     "magnitude by row": {"color": COLORS["magnitude"], "fmt": "o--", "markerfacecolor": "white"},
     "wanda": {"color": COLORS["wanda"], "fmt": "o-"},
-    "sparsegpt": {"color": COLORS["sparsegpt"], "fmt": "D"},
 }
 
 
@@ -42,7 +41,7 @@ def feature_cosines(table):
         axes.set_title(f"held-out {kind}")
         axes.axhline(1, color=COLORS["dense"], linestyle="--", linewidth=1.2)
     panels[0][0].set_ylabel("cosine to the dense features")
-    panels[0][0].text(0.385, 0.995, "dense", va="top", color=COLORS["dense"])
+    panels[0][0].text(0.6, 0.995, "dense", ha="right", va="top", color=COLORS["dense"])
     panels[0][0].legend(loc="lower left", fontsize=11)
     figure.supxlabel("sparsity (fraction of weights removed)", fontsize=12)
     return figure
@@ -59,7 +58,7 @@ def accuracy_by_sparsity(table, dense):
     axes.axhline(dense[0], color=COLORS["dense"], linestyle="--", linewidth=1.2, label="dense")
     axes.axhline(10, color="#222222", linewidth=1, linestyle=":", label="chance")
     axes.set(ylim=(0, 104), xlabel="sparsity (fraction of weights removed)", ylabel="held-out accuracy, per cent")
-    axes.legend(loc="lower left", ncols=2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
     return figure
 
 
@@ -70,6 +69,7 @@ def _lines(axes, table) -> None:
         errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
         axes.errorbar(x, rows["value"], yerr=errors, markersize=6, capsize=4, label=method, **LINES[method])
     axes.set_xticks(sorted(set(table["sparsity"])))
+    axes.margins(x=0.1)
     axes.xaxis.set_major_formatter("{x:.0%}")
 
 
