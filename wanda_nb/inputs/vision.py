@@ -38,7 +38,7 @@ def load_vision_model() -> Dinov2Model:
             'Install it: pip install onnx, or all that notebook 12 needs: pip install "wanda-nb[images]".'
         ) from None
     (path,) = assets.fetch("vision").values()
-    return dinov2_from(onnx.load(path).graph)
+    return dinov2_from(onnx.load(path, load_external_data=False).graph)
 
 
 def dinov2_from(graph) -> Dinov2Model:
