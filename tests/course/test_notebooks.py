@@ -265,12 +265,12 @@ SAID = {
     "no patch is twice the median": ("12", r"measured: ([\d.]+)× · no guess\nthat is behind", 1, 2),
     "magnitude by layer is ahead on the small models": (
         "12",
-        r"\d0%: wanda minus magnitude  .*, ([+-][\d.]+)\]",
+        r"\d0%: wanda minus magnitude  +\S+ \[\S+ ([+-][\d.]+)\]",
         -20,
         -0.1,
     ),
-    "at 50%, so is magnitude by row": ("12", r"50%: wanda minus magnitude by row .*, ([+-][\d.]+)\]", -9, -0.1),
-    "at 80%, so is magnitude by row": ("12", r"80%: wanda minus magnitude by row .*, ([+-][\d.]+)\]", -9, -0.1),
+    "at 50%, so is magnitude by row": ("12", r"50%: wanda minus magnitude by row \S+ \[\S+ ([+-][\d.]+)\]", -9, -0.1),
+    "at 80%, so is magnitude by row": ("12", r"80%: wanda minus magnitude by row \S+ \[\S+ ([+-][\d.]+)\]", -9, -0.1),
 }
 
 
