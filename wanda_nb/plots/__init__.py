@@ -23,6 +23,7 @@ from .scores import comparison_groups, error_ratios, masks_side_by_side, row_spa
 from .slider import Slider
 from .tasks import accuracy_differences, task_accuracies
 from .updates import correlations, error_by_steps, error_valley, updates_of_masks
+from .vision import accuracy_by_sparsity, feature_cosines, image_rows, loudness_of_models, patch_norms
 
 __all__ = [
     "COLORS",
@@ -31,6 +32,7 @@ __all__ = [
     "RESIDENTS",
     "Explorer",
     "Slider",
+    "accuracy_by_sparsity",
     "accuracy_differences",
     "block_loop",
     "by_kind",
@@ -43,13 +45,16 @@ __all__ = [
     "error_ratios",
     "error_valley",
     "explored",
+    "feature_cosines",
     "formats",
     "groups_of_four",
+    "image_rows",
     "input_drift",
     "leaderboard",
     "llama_block",
     "lost_shares",
     "loudness_by_depth",
+    "loudness_of_models",
     "masks_side_by_side",
     "massive_activations",
     "merged_corners",
@@ -59,6 +64,7 @@ __all__ = [
     "order_differences",
     "outlier_channels",
     "pairing",
+    "patch_norms",
     "pattern_perplexities",
     "perplexity_by_sparsity",
     "perplexity_by_windows",
