@@ -65,8 +65,8 @@ def test_what_the_readme_says_of_least_squares():
 
 def test_what_the_readme_says_of_how_much_text_an_update_needs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "one window of 512 tokens made SparseGPT and least squares twice as bad as Wanda alone" in readme
     assert "from 16 windows on least squares was ahead of Wanda with every draw, and SparseGPT from 64" in readme
+    worse = []
     for domain in ("c4", "wikitext"):
         by_samples = {
             samples: by_draw([row for row in wn.measured("decisive")["rows"] if row.get("samples") == samples], domain)
@@ -74,9 +74,12 @@ def test_what_the_readme_says_of_how_much_text_an_update_needs():
         }
         for update in ("sparsegpt", "wanda + least squares"):
             behind = [compared(by_samples[n], ("wanda", "50%"), (update, "50%")) for n in (1, 4)]
-            assert 1.75 < math.exp(behind[0].interval.value) < 3 and all(c.interval.value > 0 for c in behind)
+            assert all(c.interval.value > 0 for c in behind)
+            worse.append(math.exp(behind[0].interval.value))
             ahead = [n for n in by_samples if max(compared(by_samples[n], ("wanda", "50%"), (update, "50%")).draws) < 0]
             assert ahead == ([64, 128] if update == "sparsegpt" and domain == "wikitext" else [16, 64, 128])
+    least, most = (f"{end(worse):.1f}" for end in (min, max))
+    assert f"made SparseGPT and least squares {least} to {most} times as bad as Wanda alone" in readme
 
 
 def test_the_text_of_notebook_10_gives_the_verdicts_of_the_rule(card):
