@@ -1,6 +1,7 @@
 """What enters the blocks and how they are called: shared only where equal, stopped only where certain, or refused."""
 
 import copy
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -557,3 +558,18 @@ def test_a_decoder_with_cross_attention_is_refused_for_that(make, tokens):
     with pytest.raises(ValueError, match=r"in block 0 belongs to cross-attention, which reads an encoder's output"):
         wn.prune(model, tokens)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_leaves_a_batch_is_let_go_before_the_next(tokens):
+    model = tiny_model()
+    block, outputs, alive = wn.decoder_blocks(model)[0], [], []
+    states = wn.first_hidden_states(model, tokens, batch_size=2)
+
+    def note(module, args, output):
+        alive.append(sum(one() is not None for one in outputs))
+        outputs.append(weakref.ref(output if isinstance(output, torch.Tensor) else output[0]))
+
+    block.register_forward_hook(note)
+    with torch.no_grad():
+        states.advance(0, block, torch.device("cpu"))
+    assert alive == [0] * len(states.hidden) and len(alive) > 1

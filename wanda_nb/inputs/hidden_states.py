@@ -39,6 +39,7 @@ class HiddenStates:
             output = self._run(number, index, block, device)
             check_shape(index, block, hidden, output)
             hidden.copy_(output)
+            del output  # or it would lie beside the next batch
 
     def capture(self, index: int, block: nn.Module, device, sums) -> None:
         """Run block number ``index`` on every batch while ``sums``, an open InputNorms or InputGrams, watches.
