@@ -244,7 +244,7 @@ def test_recover_goes_on_and_is_done_once(small, method, tmp_path, monkeypatch, 
     words = ["--method", "lora" if method == "masked" else "masked", "--text", str(small / "more.txt"), "--steps", "3"]
     words += ["--accumulate", "2", "--learning-rate", "0.1", "--seed", "1", "--batch-size", "1"]
     assert main([*recovering(small, small / "a", broken), *words]) == 2
-    keys = "method, text, tokens, steps, accumulate, learning_rate, seed, batch_size."
+    keys = "method, text, tokens, steps, accumulate, learning_rate, seed, batch_size)"
     assert f"with other arguments ({keys}" in capsys.readouterr().err
     assert contents(broken) == before
 

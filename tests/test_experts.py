@@ -182,13 +182,13 @@ def test_a_rare_expert_is_pruned_by_magnitude_if_asked(how, calibrated, tokens):
     with pytest.raises(ValueError, match=r"mlp.experts.2.0 in block 0 saw no token .* rare=1"):
         wn.prune(made(), **given, **how)
     report = wn.prune(model, **given, **how, rare=few)
-    assert {(block, name) for block, name, _ in report.by_magnitude} >= {
+    assert {(block, name) for block, name, _ in report.rare_experts} >= {
         (b, f"mlp.experts.2.{i}") for b in range(3) for i in (0, 2)
     }
-    assert all(count < few for _, _, count in report.by_magnitude)
-    assert f"{len(report.by_magnitude)} of rare experts by magnitude" in report.headline()
+    assert all(count < few for _, _, count in report.rare_experts)
+    assert f"{len(report.rare_experts)} of rare experts by magnitude" in report.headline()
     dense = made()
-    for block, name, _ in report.by_magnitude:
+    for block, name, _ in report.rare_experts:
         W, found = (part.model.layers[block].get_submodule(name).weight.detach() for part in (dense, model))
         group = "output" if how.get("method") != "sparsegpt" else None
         if group:
@@ -201,9 +201,48 @@ def test_a_rare_expert_is_pruned_by_magnitude_if_asked(how, calibrated, tokens):
 
 def test_with_enough_tokens_rare_changes_nothing(tokens):
     model, other = (with_feed_forward(lambda mlp: Experts()) for _ in range(2))
-    assert wn.prune(model, tokens, rare=1).by_magnitude == []
+    assert wn.prune(model, tokens, rare=1).rare_experts == []
     wn.prune(other, tokens)
     assert same(model, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*saw no token")
+@pytest.mark.parametrize("how", [{}, {"update": "least-squares"}], ids=str)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_rare_expert_is_pruned_by_what_all_experts_read_if_asked(how, calibrated, tokens):
+    """Its mask and weights in the first block are those that it would have got, had it read what all of them did."""
+
+    def made():
+        model = with_feed_forward(lambda mlp: Experts())
+        for layer in model.model.layers:
+            layer.mlp.router.bias.data[2] = -100
+        return model
+
+    model, statistic = made(), wn.InputGrams if how else wn.InputNorms
+    given = {"tokens": tokens}
+    if calibrated:
+        given = {"calibration": wn.calibrate(made(), tokens, statistic="gram" if how else "norm")}
+    report = wn.prune(model, **given, **how, rare=1, rare_by="others")
+    assert {name.split(".")[2] for _, name, _ in report.rare_experts} == {"2"}
+    assert "6 of rare experts by what all experts read" in report.headline()
+    dense = made()
+    block = wn.decoder_blocks(dense)[0]
+    with statistic(block) as read, torch.no_grad():
+        dense.base_model(tokens, use_cache=False)
+    for part in ("0", "2"):
+        W = block.get_submodule(f"mlp.experts.2.{part}").weight.detach()
+        sums = sum(read.sums[f"mlp.experts.{number}.{part}"] for number in (0, 1, 3))
+        norm = (sums.diagonal() if how else sums).sqrt()
+        mask = wn.prune_mask(wn.wanda_score(W, norm))
+        expected = wn.least_squares(W, sums, mask)[0] if how else W.masked_fill(mask, 0)
+        found = model.model.layers[0].get_submodule(f"mlp.experts.2.{part}").weight
+        assert torch.equal(found == 0, expected == 0)
+        torch.testing.assert_close(found, expected, **({"rtol": 1e-3, "atol": 1e-4} if how else {}))
+
+
+def test_rare_by_is_one_of_two_words(tokens):
+    with pytest.raises(ValueError, match="rare_by='mean': expected 'magnitude' or 'others'"):
+        wn.prune(tiny_model(), tokens, rare_by="mean")
 
 
 @pytest.mark.parametrize("rare", [-1, 0.5, True, None])

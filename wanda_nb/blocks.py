@@ -123,6 +123,17 @@ def is_expert(block: nn.Module, name: str) -> bool:
     return any(isinstance(module, (nn.ModuleList, nn.ModuleDict)) for module in above)
 
 
+def in_all_experts(block: nn.Module, name: str) -> list[str]:
+    """The names of an expert's layer in all experts of its list, its own among them."""
+    parts, names = name.split("."), linear_layers(block)
+    for end in range(1, len(parts)):
+        holder = block.get_submodule(".".join(parts[:end]))
+        if isinstance(holder, (nn.ModuleList, nn.ModuleDict)):
+            every = (".".join([*parts[:end], key, *parts[end + 1 :]]) for key in holder._modules)
+            return [one for one in every if one in names]
+    return [name]
+
+
 def weight_matrix(layer: nn.Module) -> torch.Tensor:
     """A layer's weight as W (out, in), sharing its storage; Conv1D stores the transpose, a 1×1 convolution more."""
     weight = layer.weight.detach()

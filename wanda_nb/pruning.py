@@ -22,7 +22,7 @@ from .in_memory import InMemory, home_of, size_of, travels
 from .inputs.hidden_states import first_hidden_states, samples_and_length
 from .inputs.rehearsal import flops_of, rehearse
 from .inputs.samples import check_samples, samples_in
-from .inputs.statistics import Captured, Inputs, check_rare, looked_up
+from .inputs.statistics import Captured, Inputs, Rare, looked_up
 from .inputs.text import begin_with_bos
 from .masks import check_width
 from .methods import Factors, make_plan
@@ -47,6 +47,7 @@ def prune(
     batch_size: int | None = None,
     blocks: str | Iterable[nn.Module] | None = None,
     rare: int = 0,
+    rare_by: str = "magnitude",
 ) -> Report:
     """Remove weights from all linear layers of all blocks, in place, with no retraining.
 
@@ -74,8 +75,9 @@ def prune(
     batch_size: windows at a time.
     blocks: which of several lists of blocks to prune: its name or a part of it (``"encoder"``, ``"vision_tower"``), or
     the list itself.
-    rare: an expert that saw fewer tokens than this is pruned as if all its inputs were alike, by magnitude, and
-    ``report.by_magnitude`` says which; with 0, one that saw none stops the run. Stacked ones: ``separate_experts``.
+    rare: an expert that saw fewer tokens than this is pruned by something else, and ``report.rare_experts`` says which;
+    with 0, one that saw none stops the run. rare_by: ``"magnitude"``, as if all its inputs were alike; or ``"others"``,
+    by what all experts of its list read. Stacked experts: ``separate_experts``.
 
     Raises ValueError for invalid arguments and unsuitable models before any weight changes; to that end, and for the
     estimate of time, the first window runs through the whole dense model beforehand, unless its blocks visit, which
@@ -87,12 +89,12 @@ def prune(
     plan = make_plan(len(blocks), method, sparsity, pattern=pattern, group=group, update=update)
     check_weights(model, blocks)
     check_widths(blocks, plan)
-    check_rare(rare)
+    few = Rare.checked(rare, rare_by)
     device = usable_device(device) if device is not None else None
     compute = device or home_of(blocks[0])
     check_dtypes({parameter.dtype for parameter in model.parameters()}, compute)
     identity = partial(model_identity, model, blocks=blocks)
-    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, identity, blocks, rare)
+    inputs: Inputs | None = looked_up(calibration, model, plan, tokens, attention_mask, identity, blocks, few)
     reads_text = plan.statistic is not None and calibration is None
     shape: tuple[int, ...] = ()
     if reads_text:
@@ -119,13 +121,13 @@ def prune(
                 if not visits:  # the rehearsal ran one window through every block
                     seconds *= flops / one if one else 2 * samples_in(tokens)
                     bar.set_description(f"prune ({plan.name}), about {duration(seconds)}")
-            inputs = Captured(states, plan.statistic, clock, rare=rare)
+            inputs = Captured(states, plan.statistic, clock, rare=few)
         rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
     report.left = left_over(model, blocks)
     if inputs is not None:
         report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
-        report.by_magnitude = inputs.by_magnitude
+        report.rare_experts, report.rare_by = inputs.rare_experts, rare_by
     if reads_text:
         report.flops, report.rate, report.bos = flops, matmul_rate(compute, model.dtype), bos
     return report

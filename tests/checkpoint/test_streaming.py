@@ -239,7 +239,7 @@ def test_a_changed_call_is_refused_not_mixed_in(change, named, source, tokens, t
     before = contents(tmp_path / "out")
     how = {"tokens": tokens}
     change(source, how)
-    with pytest.raises(FileExistsError, match=f"as {named}.*another destination"):
+    with pytest.raises(FileExistsError, match=rf"other arguments \({named}.*another destination"):
         wn.prune_checkpoint(source, tmp_path / "out", **how)
     assert contents(tmp_path / "out") == before
 

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from ..blocks import block_names, decoder_blocks, is_expert, linear_layers, weight_matrix
+from ..blocks import block_names, decoder_blocks, in_all_experts, is_expert, linear_layers, weight_matrix
 from ..calibration import Calibration
 from ..capture import InputGrams
 from ..reporting.progress import Clock
 from .hidden_states import HiddenStates
 from .refusals import never_called
+
+
+class Rare(NamedTuple):
+    """Of how few tokens an expert's own statistics are not trusted, and what stands in for them."""
+
+    fewest: int = 0
+    by: str = "magnitude"
+
+    @classmethod
+    def checked(cls, fewest: int, by: str) -> Rare:
+        """From the arguments of ``prune``. Raises ValueError unless they are a number of tokens and a known word."""
+        if isinstance(fewest, bool) or not isinstance(fewest, int) or fewest < 0:
+            raise ValueError(f"rare={fewest!r}: expected a number of tokens, 0 or more.")
+        if by not in ("magnitude", "others"):
+            raise ValueError(f"rare_by={by!r}: expected 'magnitude' or 'others'.")
+        return cls(fewest, by)
+
+    def stand_in(self, block: nn.Module, name: str, sums: Mapping[str, torch.Tensor], statistic: type) -> torch.Tensor:
+        """The squares (in,) or XᵀX (in, in) of inputs that are all alike and unrelated, or of what all experts read."""
+        W = weight_matrix(linear_layers(block)[name])
+        alike = torch.eye if statistic is InputGrams else torch.ones
+        total = alike(W.shape[1], device=W.device)
+        if self.by == "others":
+            read = [sums[other] for other in in_all_experts(block, name) if other in sums]
+            read = [one for one in read if one.shape == total.shape]
+            total = sum(read[1:], read[0].clone()) if read else total
+        return total
+
+
+NONE_RARE = Rare()
 
 
 class Inputs(Protocol):
@@ -22,7 +52,7 @@ class Inputs(Protocol):
     #: Whether blocks are run; in words, for the report; and (block, layer, tokens) of experts that saw too few.
     runs: bool
     kind: str
-    by_magnitude: list[tuple[int, str, int]]
+    rare_experts: list[tuple[int, str, int]]
 
     def statistics(self, index: int, block: nn.Module, device) -> Mapping[str, torch.Tensor]:
         """What each linear layer of a block reads, by its name: norm (in,) or XᵀX (in, in)."""
@@ -35,15 +65,17 @@ class Captured:
     """Inputs summed up as blocks run on the hidden states of this process's windows, over all processes.
 
     dense: blocks are left as they are, so each runs once, to its end: the pass that is watched also propagates. Sums
-    are then kept in float64. rare: the fewest tokens that say something of an expert; of one that saw fewer, statistics
-    are as if all its inputs were alike, and (block, layer, tokens) is noted in ``by_magnitude``.
+    are then kept in float64. rare: what stands in for the statistics of an expert that saw too few tokens; then
+    (block, layer, tokens) is noted in ``rare_experts``.
     """
 
     runs, kind = True, "sequential"
 
-    def __init__(self, states: HiddenStates, statistic: type, clock: Clock, dense: bool = False, rare: int = 0):
+    def __init__(
+        self, states: HiddenStates, statistic: type, clock: Clock, dense: bool = False, rare: Rare = NONE_RARE
+    ):
         self.states, self.statistic, self.clock, self.dense, self.rare = states, statistic, clock, dense, rare
-        self.by_magnitude: list[tuple[int, str, int]] = []
+        self.rare_experts: list[tuple[int, str, int]] = []
         self.entered = 0  # the number of the block that the hidden states are about to enter
 
     def statistics(self, index: int, block: nn.Module, device):
@@ -58,10 +90,9 @@ class Captured:
                 else:
                     self.states.capture(index, block, device, sums)
             sums.sum_over_ranks()
-            for name, layer in linear_layers(block).items():
-                if (tokens := sums.tokens.get(name, 0)) < self.rare and is_expert(block, name):
-                    sums.sums[name] = _alike(weight_matrix(layer), self.statistic)
-                    self.by_magnitude.append((index, name, tokens))
+            found = _rare(index, block, sums.tokens, self.rare)
+            self.rare_experts += found
+            sums.sums |= {name: self.rare.stand_in(block, name, sums.sums, self.statistic) for _, name, _ in found}
             self._check(index, block, sums)
         return sums
 
@@ -100,10 +131,16 @@ class LookedUp:
     runs = False
 
     def __init__(
-        self, calibration: Calibration, model, statistic: type, identity: Callable[[], dict], blocks=None, rare: int = 0
+        self,
+        calibration: Calibration,
+        model,
+        statistic: type,
+        identity: Callable[[], dict],
+        blocks=None,
+        rare: Rare = NONE_RARE,
     ):
         calibration.check(identity())
-        self.statistic, self.by_magnitude = statistic, []
+        self.statistic, self.rare, self.rare_experts = statistic, rare, []
         self.names, self.gram = block_names(model, blocks), statistic is InputGrams
         self.calibration, self.kind = calibration, f"{'Grams' if self.gram else 'norms'} of the dense model"
         if self.gram and calibration.statistic != "gram":
@@ -112,12 +149,13 @@ class LookedUp:
                 'statistic="gram", or give tokens.'
             )
         for index, block in enumerate(decoder_blocks(model, blocks)):
-            for name, layer in linear_layers(block).items():
-                full, width = f"{self.names[index]}.{name}", weight_matrix(layer).shape[1]
-                if (tokens := calibration.tokens.get(full, 0)) < rare and is_expert(block, name):
-                    self.by_magnitude.append((index, name, tokens))
-                    continue
-                if not tokens:
+            tokens = {name: calibration.tokens.get(f"{self.names[index]}.{name}", 0) for name in linear_layers(block)}
+            found = _rare(index, block, tokens, rare)
+            self.rare_experts += found
+            few = {name for _, name, _ in found}
+            for name in (name for name in tokens if name not in few):
+                full, width = f"{self.names[index]}.{name}", weight_matrix(linear_layers(block)[name]).shape[1]
+                if not tokens[name]:
                     raise _no_token(name, index, "Nothing was changed")
                 if (given := calibration.sums[full].shape[-1]) != width:
                     raise ValueError(f"The calibration has {given} input channels for {full}: expected {width}.")
@@ -125,17 +163,22 @@ class LookedUp:
     def statistics(self, index: int, block: nn.Module, device) -> dict:
         """The norm (in,) of each layer's input, or XᵀX (in, in) for an update; float32, on the device."""
         read = self.calibration.gram if self.gram else self.calibration.__getitem__
-        rare = {name for place, name, _ in self.by_magnitude if place == index}
-        layers = linear_layers(block)
-        found = {name: read(f"{self.names[index]}.{name}").to(device) for name in layers if name not in rare}
-        return found | {name: _alike(weight_matrix(layers[name]), self.statistic) for name in rare}
+        rare = [name for place, name, _ in self.rare_experts if place == index]
+        full = {name: f"{self.names[index]}.{name}" for name in linear_layers(block)}
+        found = {name: read(full[name]).to(device) for name in full if name not in rare}
+        if rare:
+            sums = {name: self.calibration.sums[one] for name, one in full.items() if one in self.calibration}
+            for name in rare:
+                total = self.rare.stand_in(block, name, sums, self.statistic)
+                found[name] = (total if self.gram else total.sqrt()).float().to(device)
+        return found
 
     def advance(self, index: int, block: nn.Module, device) -> None:
         """Nothing, because no block is run."""
 
 
 def looked_up(
-    calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict], blocks=None, rare: int = 0
+    calibration, model, plan, tokens, attention_mask, identity: Callable[[], dict], blocks=None, rare: Rare = NONE_RARE
 ) -> LookedUp | None:
     """The inputs for a plan, if there is a calibration and the plan reads inputs. Raises ValueError if not usable."""
     if calibration is None:
@@ -150,21 +193,14 @@ def looked_up(
     return LookedUp(calibration, model, plan.statistic, identity, blocks, rare) if plan.statistic else None
 
 
-def check_rare(rare: int) -> None:
-    """Raise ValueError unless it is a number of tokens."""
-    if isinstance(rare, bool) or not isinstance(rare, int) or rare < 0:
-        raise ValueError(f"rare={rare!r}: expected a number of tokens, 0 or more.")
-
-
-def _alike(W: torch.Tensor, statistic: type) -> torch.Tensor:
-    """What inputs that are all alike and unrelated sum up to: scores are then those of magnitude."""
-    return (
-        torch.eye(W.shape[1], device=W.device) if statistic is InputGrams else torch.ones(W.shape[1], device=W.device)
-    )
+def _rare(index: int, block: nn.Module, tokens: Mapping[str, int], rare: Rare) -> list[tuple[int, str, int]]:
+    """(block, layer, tokens) of the experts' layers that saw too few."""
+    counts = {name: tokens.get(name, 0) for name in linear_layers(block)}
+    return [(index, name, n) for name, n in counts.items() if n < rare.fewest and is_expert(block, name)]
 
 
 def _no_token(name: str, index: int, state: str) -> ValueError:
     return ValueError(
         f"{name} in block {index} saw no token (an expert never chosen?), so its weights cannot be scored. "
-        f"{state}. Use more calibration text, or have rare experts pruned by magnitude: rare=1, or more."
+        f"{state}. Use more calibration text, or have something stand in for what rare experts read: rare=1, or more."
     )

@@ -43,8 +43,9 @@ class Report:
     calibration: list[dict] | None = None
     #: What was left as it is: name, kind, weights, share of all weights, why; like names in all blocks make one row.
     left: pd.DataFrame = field(default_factory=pd.DataFrame)
-    #: Experts' layers that saw too few tokens and were pruned as if all inputs were alike: (block, layer, tokens).
-    by_magnitude: list[tuple[int, str, int]] = field(default_factory=list)
+    #: Experts' layers that saw too few tokens: (block, layer, tokens); and what they were pruned by instead.
+    rare_experts: list[tuple[int, str, int]] = field(default_factory=list)
+    rare_by: str = "magnitude"
 
     @property
     def reached(self) -> float:
@@ -74,7 +75,8 @@ class Report:
         settings += f", {self.update} update" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
         activations = f" · {self.activations}" if self.activations else ""
-        activations += f" · {len(self.by_magnitude)} of rare experts by magnitude" if self.by_magnitude else ""
+        by = "magnitude" if self.rare_by == "magnitude" else "what all experts read"
+        activations += f" · {len(self.rare_experts)} of rare experts by {by}" if self.rare_experts else ""
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in self.seconds.items())
         return (
             f"{self.method}, {settings}: {self.reached:.2%} zeros in {len(self.layers)} layers"
