@@ -8,6 +8,7 @@ from whole import same
 
 import wanda_nb as wn
 from wanda_nb.experts import Separated
+from wanda_nb.inputs.statistics import Rare
 
 QWEN = {"num_experts": 4, "moe_intermediate_size": 24, "decoder_sparse_step": 1, "mlp_only_layers": [0]}
 STACKED = {
@@ -160,34 +161,39 @@ def test_a_calibration_prunes_as_the_dense_norms_do(tokens):
         assert torch.equal(part.down_proj, model.get_submodule(name).down_proj)
 
 
+def never_the_third():
+    """A model that never chooses expert 2."""
+    model = with_feed_forward(lambda mlp: Experts())
+    for layer in model.model.layers:
+        layer.mlp.router.bias.data[2] = -100
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:.*saw no token")
 @pytest.mark.parametrize("how", [{}, {"method": "sparsegpt"}, {"update": "least-squares"}], ids=str)
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_a_rare_expert_is_pruned_by_magnitude_if_asked(how, calibrated, tokens):
     """One expert is never chosen, and another rarely; the others, and all other layers, are pruned as ever."""
-
-    def made():
-        model = with_feed_forward(lambda mlp: Experts())
-        for layer in model.model.layers:
-            layer.mlp.router.bias.data[2] = -100
-        return model
-
-    model, statistic = made(), "gram" if how else "norm"
-    given = {"calibration": wn.calibrate(made(), tokens, statistic=statistic)} if calibrated else {"tokens": tokens}
+    model, statistic = never_the_third(), "gram" if how else "norm"
+    given = (
+        {"calibration": wn.calibrate(never_the_third(), tokens, statistic=statistic)}
+        if calibrated
+        else {"tokens": tokens}
+    )
     if calibrated:
         counts = {tuple(name.split(".", 3)[2:]): count for name, count in given["calibration"].tokens.items()}
         few = sorted(counts[str(0), f"mlp.experts.{number}.0"] for number in range(4))[1] + 1
     else:
         few = 1
     with pytest.raises(ValueError, match=r"mlp.experts.2.0 in block 0 saw no token .* rare=1"):
-        wn.prune(made(), **given, **how)
+        wn.prune(never_the_third(), **given, **how)
     report = wn.prune(model, **given, **how, rare=few)
     assert {(block, name) for block, name, _ in report.rare_experts} >= {
         (b, f"mlp.experts.2.{i}") for b in range(3) for i in (0, 2)
     }
     assert all(count < few for _, _, count in report.rare_experts)
     assert f"{len(report.rare_experts)} of rare experts by magnitude" in report.headline()
-    dense = made()
+    dense = never_the_third()
     for block, name, _ in report.rare_experts:
         W, found = (part.model.layers[block].get_submodule(name).weight.detach() for part in (dense, model))
         group = "output" if how.get("method") != "sparsegpt" else None
@@ -211,21 +217,14 @@ def test_with_enough_tokens_rare_changes_nothing(tokens):
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_a_rare_expert_is_pruned_by_what_all_experts_read_if_asked(how, calibrated, tokens):
     """Its mask and weights in the first block are those that it would have got, had it read what all of them did."""
-
-    def made():
-        model = with_feed_forward(lambda mlp: Experts())
-        for layer in model.model.layers:
-            layer.mlp.router.bias.data[2] = -100
-        return model
-
-    model, statistic = made(), wn.InputGrams if how else wn.InputNorms
+    model, statistic = never_the_third(), wn.InputGrams if how else wn.InputNorms
     given = {"tokens": tokens}
     if calibrated:
-        given = {"calibration": wn.calibrate(made(), tokens, statistic="gram" if how else "norm")}
+        given = {"calibration": wn.calibrate(never_the_third(), tokens, statistic="gram" if how else "norm")}
     report = wn.prune(model, **given, **how, rare=1, rare_by="others")
     assert {name.split(".")[2] for _, name, _ in report.rare_experts} == {"2"}
     assert "6 of rare experts by what all experts read" in report.headline()
-    dense = made()
+    dense = never_the_third()
     block = wn.decoder_blocks(dense)[0]
     with statistic(block) as read, torch.no_grad():
         dense.base_model(tokens, use_cache=False)
@@ -238,6 +237,15 @@ def test_a_rare_expert_is_pruned_by_what_all_experts_read_if_asked(how, calibrat
         found = model.model.layers[0].get_submodule(f"mlp.experts.2.{part}").weight
         assert torch.equal(found == 0, expected == 0)
         torch.testing.assert_close(found, expected, **({"rtol": 1e-3, "atol": 1e-4} if how else {}))
+
+
+def test_what_all_experts_read_has_the_rare_ones_own_in_it():
+    block = wn.decoder_blocks(never_the_third())[0]
+    sums = {name: torch.full((W.in_features,), 1.0 + n) for n, (name, W) in enumerate(wn.linear_layers(block).items())}
+    for part in ("0", "2"):
+        every = [sums[f"mlp.experts.{number}.{part}"] for number in range(4)]
+        found = Rare(9, "others").stand_in(block, f"mlp.experts.1.{part}", sums, wn.InputNorms)
+        assert torch.equal(found, torch.stack(every).sum(0)) and len({float(one[0]) for one in every}) == 4
 
 
 def test_rare_by_is_one_of_two_words(tokens):

@@ -39,7 +39,7 @@ class Rare(NamedTuple):
         if self.by == "others":
             read = [sums[other] for other in in_all_experts(block, name) if other in sums]
             read = [one for one in read if one.shape == total.shape]
-            total = sum(read[1:], read[0].clone()) if read else total
+            total = sum(read) if read else total
         return total
 
 
