@@ -3,6 +3,7 @@
 from .ablations import fair_winner, my_score, reported_winner
 from .activations import masked_norm, outliers, streaming_norm
 from .cost import faulty_step, logs, loop_seconds
+from .damping import chosen_damping
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
 from .guess import compare
 from .larger import norm_of_all, prune_folder, seconds_left
@@ -13,15 +14,15 @@ from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
 from .tasks import unfair
 from .training import masked_training, under_the_mask
-from .updates import conjugate_gradients, damped, walk
+from .updates import conjugate_gradients, walk
 from .vision import fidelity, mask_changes
 
 __all__ = [
     "bootstrap",
+    "chosen_damping",
     "column_order",
     "compare",
     "conjugate_gradients",
-    "damped",
     "disagree",
     "fair_winner",
     "faulty_step",
