@@ -67,7 +67,7 @@ def times_counted(function, graded: bool = False) -> None:
     cases. AssertionError, naming the mistake. Used in notebook 11, "Exercise 11.3".
     """
     draw = torch.Generator().manual_seed(1)
-    counted = [(1, 2, 0, 1), (0.25,) * 4]
+    counted: list[tuple[float, ...]] = [(1, 2, 0, 1), (0.25,) * 4]
     if graded:
         counted += [(1, 1, 1), (0, 1, 3, 1, 1), (2,), (0, 0, 1), (0.2,) * 5]
     cases = []
