@@ -319,7 +319,7 @@ SAID = {
     "the factors of block 5 are much alike": ("12", r"'(?:norm|scale)': ([\d.]+)", 1, 1.5),
     "no giants among channels": ("12", r"vision +median layer .*loudest (\d+)×", 20, 200),
     "giants in the language model": ("12", r"language +median layer .*loudest (\d+)×", 1000, 3000),
-    "no patch is twice the median": ("12", r"measured: ([\d.]+)× · no guess\nthat is behind", 1, 2),
+    "no patch is twice the median": ("12", r"measured: ([\d.]+)× · no guess\nthat is after", 1, 2),
     "magnitude by layer is ahead at 70% and 80%": (
         "12",
         r"[78]0%: wanda minus magnitude  +\S+ \[\S+ ([+-][\d.]+)\].* magnitude is ahead",
