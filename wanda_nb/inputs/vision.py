@@ -22,7 +22,7 @@ POSITIONS = "embeddings.position_embeddings"
 
 
 def load_vision_model() -> Dinov2Model:
-    """The pinned vision transformer, ViT-S/14 of DINOv2's make, in float32 and eval mode; needs no model hub.
+    """The pinned vision transformer, ViT-S/14 built like DINOv2's, in float32 and eval mode; needs no model hub.
 
     12 blocks of width 384, patches of 14 × 14 pixels. Its forward takes ``pixel_values`` (images, 3, height, width),
     the sides multiples of 14, normalised by ImageNet's mean and deviation. The wheel (MIT) finds what is worth looking
