@@ -15,6 +15,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
+
+from wanda_nb.checks.core import judge
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -224,6 +227,14 @@ def test_a_wrong_mask_is_named_where_there_is_no_matplotlib(monkeypatch):
     answer, message = next(iter(PROOFS["ex02b"]["wrong"]))
     with pytest.raises(AssertionError, match=re.escape(message)):
         PROOFS["ex02b"]["check"](answer)
+
+
+def test_a_wrong_mask_is_told_how_many_it_removes_only_if_that_is_wrong():
+    right = torch.tensor([[True, False, False, True]])
+    for got, told in ((right.roll(1), False), (right.roll(1) | right, True)):
+        with pytest.raises(AssertionError, match="weights differ") as said:
+            judge(lambda got=got: got, [()], lambda: right, {})
+        assert ("You removed" in str(said.value)) == told
 
 
 def test_nothing_else_in_a_notebook_uses_the_students_answers():

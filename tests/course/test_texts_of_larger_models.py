@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 
 import wanda_nb as wn
+from wanda_nb.checks import larger
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "11_a_model_larger_than_memory.ipynb"
 
@@ -43,3 +44,27 @@ def test_zeros_that_rounding_makes():
     rows = {(row["method"], row["bits"]): row for row in wn.measured("formats")["rows"]}
     assert "Of the dense model, 12% of the weights become zeros at 4 bits" in text()
     assert round(rows[None, 4]["zeros"] - rows[None, 16]["zeros"], 2) == 0.12
+
+
+def test_what_takes_longest_and_why():
+    record = wn.measured("speed")
+    assert "*Select* takes longest only because the text is short, 1,024 tokens against 262,144" in text()
+    assert record["samples"] * record["length"] == 1024 and record["runs"][0]["dtype"] == "bfloat16"
+    for row in record["rows"]:
+        assert max(row["ours"]["phases"], key=row["ours"]["phases"].get) == "select"
+
+
+def test_when_to_save_on_an_h200_and_where_a_block_takes_minutes():
+    best = {seconds: larger._cheapest()(32, 0.1, seconds, 2) for seconds in (0.5, 300)}
+    assert best == {0.5: 32, 300: 2}
+    assert "On the H200: 32, so never" in text() and "With 300 seconds a block: 2." in text()
+    row = wn.measured("speed_gpu")["rows"][0]["ours"]
+    assert round(row["phases"]["propagate"] / 32, 1) == 0.5
+
+
+def test_a_mean_of_squares_is_the_one_fault_that_changes_no_mask():
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    printed = next(cell for cell in cells if "checks.shared_runs" in cell.source).outputs[0]["text"]
+    rows = {line[0]: line.split()[-5:] for line in printed.splitlines()[1:]}
+    same = {(a, b) for a in rows for b, places in zip(rows, rows[a], strict=True) if places == "0" and a < b}
+    assert same == {("B", "C")} and "B took the mean of the squares" in text()

@@ -130,6 +130,14 @@ def mean_over_real(X, attention_mask):
     return (real.square().sum(dim=0) / len(real)).sqrt()
 
 
+def mean_of_sizes(X, attention_mask):
+    return X[attention_mask.bool()].float().abs().mean(dim=0)
+
+
+def sum_of_sizes(X, attention_mask):
+    return (X.float().abs() * attention_mask[..., None]).sum(dim=(0, 1))
+
+
 def squares_of_real(X, attention_mask):
     return X[attention_mask.bool()].float().square().sum(dim=0)
 
@@ -225,6 +233,8 @@ EXERCISES = {
             (full_samples, "every sample that has padding"),
             (by_number, "picks sample 0 or 1"),
             (mean_over_real, "number of real tokens, a mean"),
+            (mean_of_sizes, "the mean of |x|"),
+            (sum_of_sizes, "added absolute values"),
             (squares_of_real, "squared norm"),
             (only_padding, "upside down"),
             (squared_in_16_bit, "in 16 bit"),

@@ -158,6 +158,18 @@ def later_first(W, X, attention_mask, sparsity):
     return mended(W.flip(1), X.flip(2), attention_mask, sparsity).flip(1)
 
 
+def by_topk(W, X, attention_mask, sparsity):
+    score = W.abs() * X[attention_mask.bool()].norm(dim=0)
+    lowest = score.topk(int(W.shape[1] * sparsity), dim=1, largest=False).indices
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(1, lowest, True)
+
+
+def strictly_below(W, X, attention_mask, sparsity):
+    score = W.abs() * X[attention_mask.bool()].norm(dim=0)
+    count = int(W.shape[1] * sparsity)
+    return score < score.sort(dim=1).values[:, count : count + 1]
+
+
 def only_padding(W, X, attention_mask, sparsity):
     return mended(W, X, attention_mask == 0, sparsity)
 
@@ -258,6 +270,8 @@ EXERCISES = {
             (squared_norm, "squared the norm"),
             (kept, "upside down"),
             (later_first, "the later columns"),
+            (by_topk, "topk promises no order"),
+            (strictly_below, "fewer than asked"),
             (only_padding, "only padding counts"),
         ],
     },

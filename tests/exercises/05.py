@@ -3,39 +3,98 @@
 import numpy as np
 import torch
 
+import wanda_nb as wn
 from wanda_nb import checks
 
 
-def in_place(H, share):
-    H.diagonal().add_(share * H.diagonal().mean())
-    return H
+def by_halves(W, X, mask, shares):
+    fitted, unseen = X.chunk(2)
+
+    def error(share):
+        return float((unseen @ (wn.least_squares(W, fitted.T @ fitted, mask, damping=share)[0] - W).T).norm())
+
+    return min(shares, key=error)
 
 
-def damped_in_numpy(H, share):
-    H = H.numpy()
-    return H + share * np.trace(H) / len(H) * np.identity(len(H))
+def by_the_gram_of_the_second(W, X, mask, shares):
+    half = len(X) // 2
+    first, second = X[:half].T @ X[:half], X[half:].T @ X[half:]
+    errors = [wn.output_error(W, wn.least_squares(W, first, mask, share)[0], second) for share in shares]
+    return torch.tensor(shares)[np.argmin(errors)]
 
 
-def everywhere(H, share):
-    return H + share * H.trace() / len(H)
+def solved_row_by_row(W, X, mask, shares):
+    """In float64 and numpy, and by its own damping."""
+    first, second = np.split(X.double().numpy(), 2)
+    errors = []
+    for share in shares:
+        H = torch.tensor(first.T @ first)
+        H.diagonal().add_(share * H.diagonal().mean())
+        new = torch.stack([dense_row(w, gone, H) for w, gone in zip(W.double(), mask, strict=True)])
+        errors.append(((second @ (new - W).T.numpy()) ** 2).sum())
+    return np.float64(shares[int(np.argmin(errors))])
 
 
-def share_itself(H, share):
-    return H + share * torch.eye(len(H))
+def errors_by_share(W, X, mask, shares, fitted=slice(None, None), judged=slice(None, None), **damped):
+    H = X[fitted].T @ X[fitted]
+    found = {share: wn.least_squares(W, H, mask, **(damped or {"damping": share}))[0] for share in shares}
+    return {share: float((X[judged] @ (new - W).T).norm()) for share, new in found.items()}
 
 
-def each_its_own(H, share):
-    H.diagonal().mul_(1 + share)
-    return H
+def lowest(errors):
+    return min(errors, key=errors.get)
 
 
-def mean_of_all(H, share):
-    H.diagonal().add_(share * H.sum() / H.numel())
-    return H
+def of_halves(W, X, mask, shares, **damped):
+    half = len(X) // 2
+    return errors_by_share(W, X, mask, shares, slice(None, half), slice(half, None), **damped)
 
 
-def by_the_trace(H, share):
-    return H + share * torch.trace(H) * torch.eye(len(H))
+def judged_on_the_fit(W, X, mask, shares):
+    return lowest(errors_by_share(W, X, mask, shares))
+
+
+def least_moved(W, X, mask, shares):
+    H = X.T @ X
+    return min(shares, key=lambda share: float((wn.least_squares(W, H, mask, damping=share)[0] - W).norm()))
+
+
+def judged_on_all(W, X, mask, shares):
+    return lowest(errors_by_share(W, X, mask, shares, slice(None, len(X) // 2)))
+
+
+def fitted_to_all(W, X, mask, shares):
+    return lowest(errors_by_share(W, X, mask, shares, judged=slice(len(X) // 2, None)))
+
+
+def halves_swapped(W, X, mask, shares):
+    half = len(X) // 2
+    return lowest(errors_by_share(W, X, mask, shares, slice(half, None), slice(None, half)))
+
+
+def every_second(W, X, mask, shares):
+    return lowest(errors_by_share(W, X, mask, shares, slice(None, None, 2), slice(1, None, 2)))
+
+
+def never_passed_on(W, X, mask, shares):
+    return lowest(of_halves(W, X, mask, shares, damping=0.01))
+
+
+def largest_error(W, X, mask, shares):
+    errors = of_halves(W, X, mask, shares)
+    return max(errors, key=errors.get)
+
+
+def its_place(W, X, mask, shares):
+    return int(np.argmin([*of_halves(W, X, mask, shares).values()]))
+
+
+def its_error(W, X, mask, shares):
+    return min(of_halves(W, X, mask, shares).values())
+
+
+def the_published_one(W, X, mask, shares):
+    return 0.01
 
 
 def row_by_row_of_u(W, U, mask):
@@ -281,17 +340,6 @@ def dense_row(w, gone, H):
 
 EXERCISES = {
     "ex05a": {
-        "check": checks.damped,
-        "right": [in_place, damped_in_numpy],
-        "wrong": [
-            (everywhere, "every element"),
-            (share_itself, "the share itself"),
-            (each_its_own, "its own size"),
-            (mean_of_all, "the mean over all of H"),
-            (by_the_trace, "the sum of the diagonal"),
-        ],
-    },
-    "ex05b": {
         "check": checks.walk,
         "right": [row_by_row_of_u, in_numpy, eliminated, inverted_each_time],
         "wrong": [
@@ -311,7 +359,7 @@ EXERCISES = {
             (least_squares, "this is least squares"),
         ],
     },
-    "ex05c": {
+    "ex05b": {
         "check": checks.conjugate_gradients,
         "right": [plain, preconditioned, row_by_row],
         "wrong": [
@@ -329,6 +377,23 @@ EXERCISES = {
             (from_zero, "you began at 0"),
             (residual_of_zero, "the first residual is that of 0"),
             (solved_exactly, "you solved each row exactly"),
+        ],
+    },
+    "ex05c": {
+        "check": checks.chosen_damping,
+        "right": [by_halves, by_the_gram_of_the_second, solved_row_by_row],
+        "wrong": [
+            (judged_on_the_fit, "always looks best"),
+            (least_moved, "always the largest"),
+            (judged_on_all, "hold those of the fit"),
+            (fitted_to_all, "none is unseen"),
+            (halves_swapped, "the halves are swapped"),
+            (every_second, "every second token"),
+            (never_passed_on, "the first of the shares"),
+            (largest_error, "the largest error"),
+            (its_place, "the place in the list"),
+            (its_error, "this is the error"),
+            (the_published_one, "expected 1, got 0.01"),
         ],
     },
 }

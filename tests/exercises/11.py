@@ -91,40 +91,73 @@ def temporary_left(source, destination, x, sparsity):
     (destination / "0.tmp").write_bytes(b"")
 
 
-def block_by_block(blocks, finished, capture, select, propagate):
-    seconds = 0.0
-    for block in range(blocks):
-        seconds += (capture + select) * (block >= finished) + propagate * (block < blocks - 1)
-    return seconds
+def seconds_extra(k, blocks, kills, propagate, save):
+    saves = len(range(k, blocks, k))
+    return saves * save + kills * propagate * np.mean([finished % k for finished in range(blocks)])
 
 
-def in_two_parts(blocks, finished, capture, select, propagate):
-    rest = (blocks - finished) * (capture + select + propagate) - propagate
-    return finished * propagate + rest
+def cheapest(blocks, *times, cost=seconds_extra):
+    return int(np.argmin([cost(k, blocks, *times) for k in range(1, blocks + 1)])) + 1
 
 
-def from_the_start(blocks, finished, *phases):
-    return block_by_block(blocks, 0, *phases)
+def youngs_rule(blocks, kills, propagate, save):  # a rule of thumb
+    return min(blocks, max(1, round(math.sqrt(2 * blocks * save / (kills * propagate)))))
 
 
-def finished_are_free(blocks, finished, capture, select, propagate):
-    return in_two_parts(blocks, finished, capture, select, propagate) - finished * propagate
+def as_a_tensor(*arguments):
+    return torch.tensor(cheapest(*arguments))
 
 
-def last_too(blocks, finished, capture, select, propagate):
-    return in_two_parts(blocks, finished, capture, select, propagate) + propagate
+def never(*arguments):  # as if all finished blocks were run again, whatever was saved
+    def cost(k, blocks, kills, propagate, save):
+        return (blocks - 1) // k * save + kills * propagate * (blocks - 1) / 2
+
+    return cheapest(*arguments, cost=cost)
 
 
-def one_more_finished(blocks, finished, *phases):
-    return block_by_block(blocks, finished + 1, *phases)
+def saving_is_free(*arguments):
+    return cheapest(*arguments[:3], 0)
 
 
-def capture_again(blocks, finished, capture, select, propagate):
-    return block_by_block(blocks, finished, capture, select, propagate) + finished * capture
+def worst_kill(*arguments):
+    def cost(k, blocks, kills, propagate, save):
+        return (blocks - 1) // k * save + kills * propagate * (k - 1)
+
+    return cheapest(*arguments, cost=cost)
 
 
-def by_hypot(norms):
-    return torch.tensor([math.hypot(*channel) for channel in norms.T.tolist()])
+def one_kill(blocks, kills, propagate, save):
+    return cheapest(blocks, 1, propagate, save)
+
+
+def blocks_not_seconds(blocks, kills, propagate, save):
+    return cheapest(blocks, kills, 1, save)
+
+
+def how_many_saves(blocks, *times):
+    return len(range(cheapest(blocks, *times), blocks, cheapest(blocks, *times)))
+
+
+def how_many_seconds(*arguments):
+    return seconds_extra(cheapest(*arguments), *arguments)
+
+
+def by_as_many_channels(norms, used):  # as many channels as there are unknowns suffice
+    count = len(norms)
+    return torch.linalg.solve(norms[:, :count].square().T, used[:count].square())
+
+
+def in_numpy_too(norms, used):
+    return np.linalg.lstsq(norms.numpy().T ** 2, used.numpy() ** 2, rcond=None)[0]
+
+
+def normal_equations(norms, used):
+    squares = norms**2
+    return torch.linalg.inv(squares @ squares.T) @ squares @ used**2
+
+
+def solved(left, right):
+    return torch.linalg.lstsq(left.T, right.unsqueeze(1)).solution.squeeze(1)
 
 
 EXERCISES = {
@@ -141,26 +174,34 @@ EXERCISES = {
         ],
     },
     "ex11b": {
-        "check": checks.seconds_left,
-        "right": [block_by_block, in_two_parts],
+        "check": checks.save_every,
+        "right": [cheapest, youngs_rule, as_a_tensor],
         "wrong": [
-            (from_the_start, "began again from block 0"),
-            (finished_are_free, "finished blocks are not free"),
-            (last_too, "propagated the last block too"),
-            (one_more_finished, "the block at hand"),
-            (capture_again, "a finished block is run once"),
+            (never, "you never save"),
+            (saving_is_free, "you save after every block"),
+            (worst_kill, "you took the worst kill"),
+            (one_kill, "you reckoned with one kill"),
+            (blocks_not_seconds, "you counted blocks as seconds"),
+            (how_many_saves, "this is how often to save"),
+            (how_many_seconds, "these are the seconds"),
+            (lambda *arguments: cheapest(*arguments) + 0.5, "expected 4, got 4.5"),
+            (lambda *arguments: "often", "expected a tensor"),
         ],
     },
     "ex11c": {
-        "check": checks.norm_of_all,
-        "right": [by_hypot, lambda norms: torch.linalg.vector_norm(norms, dim=0), lambda norms: norms.norm(dim=0)],
+        "check": checks.times_counted,
+        "right": [by_as_many_channels, in_numpy_too, normal_equations],
         "wrong": [
-            (lambda norms: sum(norms), "you added the norms"),
-            (lambda norms: norms.mean(dim=0), "mean of the norms"),
-            (lambda norms: norms.max(dim=0).values, "the larger of the norms"),
-            (lambda norms: (norms**2).sum(dim=0), "Take its root"),
-            (lambda norms: norms.square().mean(dim=0).sqrt(), "root of the mean of squares"),
-            (lambda norms: norms.norm(dim=1), "summed over the channels"),
+            (solved, "norms do not add up"),
+            (lambda norms, used: solved(norms**2, used), "but not those that the run used"),
+            (lambda norms, used: solved(norms, used**2), "but not those of the processes"),
+            (lambda norms, used: normal_equations(norms, used) > 0.01, "Say how often: twice is a fault"),
+            (lambda norms, used: normal_equations(norms, used).round(), "you rounded to whole numbers"),
+            (lambda norms, used: normal_equations(norms, used).softmax(0) * 0 + 1, "every process was counted once"),
+            (lambda n, used: normal_equations(n, used) / normal_equations(n, used).sum(), "you gave shares"),
+            (lambda norms, used: normal_equations(norms, used) - 1, "how far each count is from 1"),
+            (lambda norms, used: ((used / norms) ** 2).mean(dim=1), "each process alone with the run"),
+            (lambda norms, used: normal_equations(norms, used).relu().sqrt(), "roots of the counts"),
         ],
     },
 }

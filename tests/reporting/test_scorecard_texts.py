@@ -92,3 +92,16 @@ def test_the_text_of_notebook_10_gives_the_verdicts_of_the_rule(card):
     assert all(models[claim] == 1 for claim, _ in claims)  # where models differ, a verdict alone would be wrong
     elsewhere = [text for text in texts if any(claim == 0 for claim, _ in stated(text))]
     assert len(elsewhere) == 1 and elsewhere[0].startswith("## The scorecard")  # where the rule is stated
+
+
+def test_notebook_10_names_every_published_number_beside_its_command():
+    """Also where the table leaves the context empty, as for BLOOM."""
+    book = json.loads((ROOT / "notebooks" / "10_reproduce_the_paper.ipynb").read_text(encoding="utf-8"))
+    printed = "".join(text for cell in book["cells"] for out in cell.get("outputs", []) for text in out.get("text", []))
+    lines = re.findall(r"^# (\S+) (\S+), published for Wanda at 50%: (.*)$", printed, re.M)
+    rows = wn.published("wikitext").query("method == 'wanda' and pattern == '50%'")
+    assert len(lines) >= 9
+    for model, size, said in lines:
+        known = rows[(rows["model"] == model) & (rows["size"] == size)]
+        assert (said == "nothing that we know of") == known.empty
+        assert all(str(row.perplexity) in said for row in known.itertuples() if row.grade == "A")

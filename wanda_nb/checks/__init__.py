@@ -3,25 +3,27 @@
 from .ablations import fair_winner, my_score, reported_winner
 from .activations import masked_norm, outliers, streaming_norm
 from .cost import faulty_step, logs, loop_seconds
+from .damping import chosen_damping
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
 from .guess import compare
-from .larger import norm_of_all, prune_folder, seconds_left
+from .larger import prune_folder, save_every
 from .loop import first_misjudged, prune_blocks, suspects
 from .paper import published_starts, reproduced
 from .patterns import column_order, misfits, one_order, survive_by_chance, survivors
 from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
+from .shares import shared_runs, times_counted
 from .tasks import unfair
 from .training import masked_training, under_the_mask
-from .updates import conjugate_gradients, damped, walk
+from .updates import conjugate_gradients, walk
 from .vision import fidelity, mask_changes
 
 __all__ = [
     "bootstrap",
+    "chosen_damping",
     "column_order",
     "compare",
     "conjugate_gradients",
-    "damped",
     "disagree",
     "fair_winner",
     "faulty_step",
@@ -37,7 +39,6 @@ __all__ = [
     "mended_mask",
     "misfits",
     "my_score",
-    "norm_of_all",
     "one_order",
     "outliers",
     "perplexity_from_logits",
@@ -48,11 +49,13 @@ __all__ = [
     "reported_winner",
     "reproduced",
     "rescaled",
-    "seconds_left",
+    "save_every",
+    "shared_runs",
     "streaming_norm",
     "survive_by_chance",
     "survivors",
     "suspects",
+    "times_counted",
     "under_the_mask",
     "unfair",
     "walk",

@@ -126,6 +126,12 @@ MASKED_NORM = {
     "you divided by the number of real tokens, a mean. A norm is the root of the sum of squares.": (
         lambda X, mask: X[mask.bool()].square().mean(dim=0).sqrt()
     ),
+    "you took the mean of |x|. The L2 norm is the root of the sum of squares.": (
+        lambda X, mask: X[mask.bool()].abs().mean(dim=0)
+    ),
+    "you added absolute values. The L2 norm is the root of the sum of squares.": (
+        lambda X, mask: X[mask.bool()].abs().sum(dim=0)
+    ),
     "you divided by the number of positions, a mean. A norm is the root of the sum of squares.": (
         lambda X, mask: _zeroed(X, mask).square().mean(dim=(0, 1)).sqrt()
     ),
@@ -153,8 +159,8 @@ def masked_norm(function, graded: bool = False) -> None:
     judge(function, cases, _masked_norm, MASKED_NORM)
     if graded:
         _in_16_bit(function, OVERFLOW.half().repeat(2, 8, 1), torch.ones(2, 8).long(), expected=4 * OVERFLOW)
-        real = (torch.arange(120) < 100).long().repeat(4, 1)
-        _in_16_bit(function, IN_16_BIT.bfloat16().repeat(4, 120, 1), real, expected=20 * IN_16_BIT)
+    real = (torch.arange(120) < 100).long().repeat(4, 1)
+    _in_16_bit(function, IN_16_BIT.bfloat16().repeat(4, 120, 1), real, expected=20 * IN_16_BIT)
     done("01.2", "only real tokens count", graded)
 
 

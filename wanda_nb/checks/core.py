@@ -138,10 +138,9 @@ def _difference(got: torch.Tensor, expected: torch.Tensor) -> str:
         wrong = (got != expected).nonzero()
         row, column = wrong[0].tolist()
         should = "removed" if expected[row, column] else "kept"
-        return (
-            f"{len(wrong)} of {expected.numel()} weights differ; the first, in row {row}, column {column}, should be "
-            f"{should}. You removed {int(got.sum())}, not {int(expected.sum())}."
-        )
+        said = f"{len(wrong)} of {expected.numel()} weights differ; the first, in row {row}, column {column}, should be"
+        removed, asked = int(got.sum()), int(expected.sum())
+        return f"{said} {should}." + (f" You removed {removed}, not {asked}." if removed != asked else "")
     got, expected = got.double(), expected.double()
     if not bool(got.isfinite().all()):
         return "some values are not finite."

@@ -120,6 +120,16 @@ def _rounded_up(score, sparsity):
     return torch.zeros_like(score, dtype=torch.bool).scatter(1, columns, True)
 
 
+def _by_topk(score, sparsity):
+    columns = score.topk(int(score.shape[1] * sparsity), dim=1, largest=False).indices
+    return torch.zeros_like(score, dtype=torch.bool).scatter(1, columns, True)
+
+
+def _strictly_below(score, sparsity):
+    count = int(score.shape[1] * sparsity)
+    return score < score.sort(dim=1).values[:, count : count + 1]
+
+
 MENDED_MASK = {
     "you multiplied each row by a norm. The norm belongs to an input channel, which is a column of W.": (
         lambda W, X, mask, sparsity: prune_mask(W.abs() * X[mask.bool()].norm(dim=0)[:, None], sparsity)
@@ -134,6 +144,12 @@ MENDED_MASK = {
     ),
     "among equal scores you removed the later columns. The earlier go first, as in a stable sort.": (
         _masker(order=lambda score, sparsity: prune_mask(score.flip(1), sparsity).flip(1))
+    ),
+    "among equal scores the wrong columns go: topk promises no order. A stable sort lets the earlier go first.": (
+        _masker(order=_by_topk)
+    ),
+    "`<` the next score keeps all that are tied with it: fewer than asked are removed. Sort, and count.": (
+        _masker(order=_strictly_below)
     ),
     "you rounded in * sparsity up. Exactly floor(in * sparsity) must go from each row.": _masker(order=_rounded_up),
     "only padding counts in your norm. In the mask 1 is real.": (

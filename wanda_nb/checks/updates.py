@@ -1,8 +1,6 @@
-"""Checks of notebook 05: damping, the walk by the rows of a triangle, and conjugate gradients for all rows."""
+"""Checks of notebook 05: the walk by the rows of a triangle, and conjugate gradients for all rows."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 
@@ -20,45 +18,6 @@ def _related(tokens: int, channels: int, seed: int, dtype=torch.float32) -> torc
 def _gram(tokens: int, channels: int, seed: int, dtype=torch.float32) -> torch.Tensor:
     X = _related(tokens, channels, seed, dtype)
     return X.T @ X
-
-
-def _on_diagonal(amount: Callable) -> Callable:
-    return lambda H, share: H + amount(H, share) * torch.eye(len(H), dtype=H.dtype)
-
-
-_damped = _on_diagonal(lambda H, share: share * H.diagonal().mean())
-
-DAMPED = {
-    "you added to every element. Only the diagonal gets it.": lambda H, share: H + share * H.diagonal().mean(),
-    "you added the share itself. Add the share of the mean of the diagonal.": _on_diagonal(lambda H, share: share),
-    "you scaled each element of the diagonal by its own size. All get the same number.": (
-        lambda H, share: H + share * torch.diag(H.diagonal())
-    ),
-    "you took the mean over all of H. It is the mean of the diagonal.": _on_diagonal(lambda H, share: share * H.mean()),
-    "you took the sum of the diagonal. It is the mean.": _on_diagonal(lambda H, share: share * H.trace()),
-    "you took the largest of the diagonal. It is the mean.": (
-        _on_diagonal(lambda H, share: share * H.diagonal().max())
-    ),
-    "this is λ on a diagonal, without H. Add it to H.": (
-        lambda H, share: share * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
-    ),
-    "you subtracted. Damping adds, so that no direction is free.": lambda H, share: _damped(H, -share),
-    "H is as it was. Return the damped matrix.": lambda H, share: H,
-}
-
-
-def damped(function, graded: bool = False) -> None:
-    """Exercise 05.1: ``function(H, share)`` adds share times the mean of the diagonal to each element of the diagonal.
-
-    H (in, in) -> (in, in). graded: on more cases. AssertionError, naming the mistake. Used in notebook 05,
-    "Exercise 05.1".
-    """
-    cases = [(torch.tensor([[10.0, 6], [6, 4]]), 0.5), (_gram(20, 5, seed=0), 0.1)]
-    if graded:
-        cases += [(_gram(8, 12, seed=1, dtype=torch.float64), 0.01), (_gram(9, 3, seed=2), 0.0)]
-        cases += [(torch.tensor([[3.0]]), 2)]
-    judge(function, cases, _damped, DAMPED, tolerance=1e-5)
-    done("05.1", "the same λ on the whole diagonal, and nowhere else", graded)
 
 
 def _walk(W, U, mask, *, row=None, length=None, removed=None, carried=True, sign=1, frozen=False):
@@ -127,10 +86,10 @@ WALK = {
 
 
 def walk(function, graded: bool = False) -> None:
-    """Exercise 05.2: ``function(W, U, mask)`` -> (out, in): OBS from left to right, by the rows of a triangle.
+    """Exercise 05.1: ``function(W, U, mask)`` -> (out, in): OBS from left to right, by the rows of a triangle.
 
     W (out, in), U (in, in), upper triangular, UᵀU the inverse Hessian, mask (out, in) bool, True = removed. graded: on
-    more cases. AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.2".
+    more cases. AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.1".
     """
     draw = torch.Generator().manual_seed(6 if graded else 5)
 
@@ -148,7 +107,7 @@ def walk(function, graded: bool = False) -> None:
         mask[1], mask[2] = False, True
         cases += [(W, U, mask), case(1, 5)]
     judge(function, cases, _walk, WALK, tolerance=1e-3)
-    done("05.2", "each row of the triangle is the next move", graded)
+    done("05.1", "each row of the triangle is the next move", graded)
 
 
 def _in_steps(W, H, mask, steps, *, masked=(True, True), share=None, guarded=True, start=None, sign=1, rows=None):
@@ -224,11 +183,11 @@ CONJUGATE_GRADIENTS = {
 
 
 def conjugate_gradients(function, graded: bool = False) -> None:
-    """Exercise 05.3: ``function(W, H, mask, steps)`` -> (out, in): least squares under a mask, all rows, in steps.
+    """Exercise 05.2: ``function(W, H, mask, steps)`` -> (out, in): least squares under a mask, all rows, in steps.
 
     W (out, in), H (in, in), positive definite, mask (out, in) bool, True = removed. Preconditioned or not, and in
     whichever form of the two formulas: cases are solved to the end, or have a diagonal of ones. graded: on more cases.
-    AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.3".
+    AssertionError, naming the mistake. Used in notebook 05, "Exercise 05.2".
     """
     draw = torch.Generator().manual_seed(8 if graded else 7)
 
@@ -245,4 +204,4 @@ def conjugate_gradients(function, graded: bool = False) -> None:
     if graded:
         cases += [case(6, 20, steps=20), case(5, 16, steps=3, equal=True), case(2, 6, steps=0)]
     judge(function, cases, _in_steps, CONJUGATE_GRADIENTS, tolerance=1e-3)
-    done("05.3", "every row comes to its least squares, all rows at once", graded)
+    done("05.2", "every row comes to its least squares, all rows at once", graded)
