@@ -317,9 +317,17 @@ SAID = {
     "four digits in five": ("12", r"dense +1\.000 +(\d+) \[", 75, 85),
     "of little use to the old probe": ("12", r"(?:magnitude|wanda) +0\.\d+ +(\d+) \[", 10, 40),
     "a probe of its own reads them": ("12", r"(?:magnitude|wanda) +0\.\d+ .*\] +(\d+) \[", 75, 95),
+    "behind by the dense model's probe": (
+        "12",
+        r"dense model's probe .*, ([+-]\d+)\] points · magnitude is ahead",
+        -50,
+        -1,
+    ),
+    "but not by a new one": ("12", r"probe of its own .*, ([+-]\d+)\] points · no winner", 0, 50),
+    "the factors of block 5 are much alike": ("12", r"'(?:norm|scale)': ([\d.]+)", 1, 1.5),
     "no giants among channels": ("12", r"vision +median layer .*loudest (\d+)×", 20, 200),
     "giants in the language model": ("12", r"language +median layer .*loudest (\d+)×", 1000, 3000),
-    "no patch is twice the median": ("12", r"measured: ([\d.]+)× · no guess\nthat is behind", 1, 2),
+    "no patch is twice the median": ("12", r"measured: ([\d.]+)× · no guess\nthat is after", 1, 2),
     "magnitude by layer is ahead at 70% and 80%": (
         "12",
         r"[78]0%: wanda minus magnitude  +\S+ \[\S+ ([+-][\d.]+)\].* magnitude is ahead",
@@ -345,3 +353,8 @@ def test_capture_takes_longer_than_predicted_in_the_narrow_model_of_notebook_03(
 def test_wanda_is_ahead_nowhere_on_the_small_models_of_notebook_12():
     verdicts = re.findall(r"\d0%: wanda minus mag.* points, models .* · (.*)", printed("12"))
     assert len(verdicts) == 6 and "wanda is ahead" not in verdicts
+    behind, by_row = (
+        float(re.search(rf"80%: wanda minus {rival} +([+-][\d.]+) ", printed("12"))[1])
+        for rival in ("magnitude", "magnitude by row")
+    )
+    assert behind < 2 * by_row < 0 or behind < 0 <= by_row, "most of the lead is the comparison group's"

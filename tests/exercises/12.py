@@ -122,6 +122,10 @@ EXERCISES = {
                 "share the norm's factor",
             ),
             (lambda *case: by_table(*case) and case != ("magnitude", "layer", "norm"), "compared by layer, too"),
+            (
+                lambda score, group, folded: by_table("magnitude", group, folded),
+                "undoes a norm's weight in any group",
+            ),
             (lambda *case: not by_table(*case), "upside down"),
             (lambda *case: "yes", "expected True or False"),
             (lambda *case: by_table(*case) or case[:2] == ("wanda", "output"), "Which weights compete"),

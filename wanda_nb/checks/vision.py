@@ -158,6 +158,9 @@ MASK_CHANGES = {
             group != "output" if folded == "layer scale" else score == "magnitude" and group == "output"
         )
     ),
+    "you asked who competes, but the layer then reads X_j / g_j: Wanda's norm undoes a norm's weight in any group.": (
+        lambda score, group, folded: group != ("output" if folded == "layer scale" else "input")
+    ),
     "this is upside down: True means that the mask changes.": lambda *case: not _changes(*case),
 }
 

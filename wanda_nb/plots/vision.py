@@ -93,6 +93,7 @@ def loudness_of_models(models: dict):
     bar = figure.colorbar(shown, ax=panels, pad=0.02)
     bar.set_ticks([3, 10, 30, 100, 300, 1000], labels=["3×", "10×", "30×", "100×", "300×", "1000×"])
     bar.minorticks_off()
+    bar.set_label("loudest channel, over the median one")
     return figure
 
 
