@@ -223,6 +223,7 @@ def test_what_notebook_04_says_of_its_records():
         price = [cells[size, pattern, "wanda"] / cells[size, "50%", "wanda"] for size in ("7B", "13B", "70B")]
         ours = {row["row"]: row["perplexity"] for row in wn.measured("wikitext")["rows"]}
         assert ours[f"wanda {pattern}"] / ours["wanda 50%"] > price[0] > price[1] > price[2]
+    assert round(ours["magnitude 2:4"] / ours["wanda 2:4"]) == 10
     record = wn.measured("sparse_kernels_gpu")
     assert all(row["2:4 / dense"] > 4 for row in record["rows"]), "slower, not faster"
 
@@ -248,6 +249,11 @@ def test_what_notebook_03_says_of_its_records():
     taken = {way: (round(run["peak memory"] / 1e9, 1), round(run["seconds"])) for way, run in ways.items()}
     assert taken["visiting"] == (3.8, 23) and taken["in memory"] == (16.9, 15)
     assert round(sum(row["in memory"]["phases"][phase] for phase in ("capture", "propagate"))) == 14
+    assert (round(row["in memory"]["arithmetic"], 1), round(row["in memory"]["GFLOP/s"] / 1000)) == (7.6, 860)
+
+    named = {"7B": (4096, 11008, 4096), "70B": (8192, 28672, 1024)}  # d, m, k
+    for shape in wn.published("shapes").query("size in @named").itertuples():
+        assert (shape.width, shape.inner, shape.width // shape.heads * shape.kv_heads) == named[shape.size]
 
 
 def test_one_of_the_five_loops_of_notebook_03_is_right_and_it_says_which():
@@ -336,6 +342,12 @@ def test_the_text_says_what_was_printed(said):
     number, pattern, low, high = SAID[said]
     found = re.findall(pattern, printed(number))
     assert found and all(low <= float(value) <= high for value in found), found
+
+
+def test_capture_takes_longer_than_predicted_in_the_narrow_model_of_notebook_03():
+    seconds = re.findall(r"\nwidth (\d+) +[\d.]+ +([\d.]+) +([\d.]+)", printed("03"))
+    off = {int(width): float(measured) / float(predicted) for width, predicted, measured in seconds}
+    assert off[576] > 1.1 > 1.05 > off[2048] > 0.9, off
 
 
 def test_wanda_is_ahead_nowhere_on_the_small_models_of_notebook_12():

@@ -85,6 +85,15 @@ def squared(blocks, x, sparsity):
     return pruned
 
 
+def lowest_kept(blocks, x, sparsity):
+    pruned = []
+    for W in blocks:
+        score = W.abs() * x.norm(dim=0)
+        pruned.append(W - cut(W, score, sparsity))
+        x = run(pruned[-1], x)
+    return pruned
+
+
 def only_the_first(blocks, x, sparsity):
     return all_see_x(blocks[:1], x, sparsity)
 
@@ -116,6 +125,37 @@ def by_the_peak(readings, block_bytes, norm_bytes):
 
 def no_norms(readings, block_bytes, norm_bytes):
     return by_levels(readings, block_bytes, 0)
+
+
+def norms_until(last, readings, block_bytes, norm_bytes):
+    """What is more than it should be, where norms may be there until that step is over."""
+    steps = "in", "capture", "select", "propagate", "out"
+    base = readings[0]["now"]
+    for reading in readings[1:]:
+        step = steps.index(reading["step"])
+        allowed = base + block_bytes * (step < 4) + norm_bytes * (1 <= step <= steps.index(last))
+        if reading["now"] > allowed:
+            return reading["step"]
+    return "none"
+
+
+def norms_after_select(*case):
+    return norms_until("select", *case)
+
+
+def norms_after_propagate(*case):
+    return norms_until("propagate", *case)
+
+
+def norms_owed_after_select(readings, block_bytes, norm_bytes):
+    base = readings[0]["now"]
+    there = {"in": 0, "capture": norm_bytes, "select": norm_bytes, "propagate": 0, "out": -block_bytes}
+    off = [r["step"] for r in readings[1:] if r["now"] - base - block_bytes != there[r["step"]]]
+    return off[0] if off else "none"
+
+
+def more_than_allowed(*case):
+    return norms_until("capture", *case)
 
 
 def nothing_allowed(readings, block_bytes, norm_bytes):
@@ -246,6 +286,15 @@ def first_batch_short(w, last, a, blocks, tokens, first, rate):
     return phase_by_phase(w, last, a, blocks, tokens, 0, rate)
 
 
+def saved_once(w, last, *others):
+    return phase_by_phase(w, last / 2, *others)
+
+
+def one_first_batch(w, last, a, blocks, tokens, first, rate):
+    whole = (2 * w + a) * tokens
+    return ((2 * blocks - 1) * whole - 2 * last * (blocks * tokens - first)) / rate
+
+
 def no_attention(w, last, a, *others):
     return phase_by_phase(w, last, 0, *others)
 
@@ -269,16 +318,20 @@ EXERCISES = {
             (whole_layer, "over the whole layer"),
             (no_inputs, "this is magnitude"),
             (squared, "squared norm"),
+            (lowest_kept, "True means removed"),
             (only_the_first, "expected shape (3, 8, 8)"),
         ],
     },
     "ex03b": {
         "check": checks.faulty_step,
-        "right": [by_levels, by_changes],
+        "right": [by_levels, by_changes, more_than_allowed],
         "wrong": [
             (largest_growth, "the largest growth"),
             (by_the_peak, "what was there for a moment"),
             (no_norms, "may be there from capture to select"),
+            (norms_after_select, "norms are needed until select is done"),
+            (norms_after_propagate, "norms are needed until select is done"),
+            (norms_owed_after_select, "norms are needed until select is done"),
             (nothing_allowed, "meant to be there during its visit"),
             (end_and_beginning, "compared the end with the beginning"),
             (first_visit, "the first block only"),
@@ -296,6 +349,8 @@ EXERCISES = {
             (capture_whole, "You ran all of it"),
             (last_too, "propagated the last block too"),
             (first_batch_short, "capture runs its first batch to the end"),
+            (saved_once, "what is saved takes 2"),
+            (one_first_batch, "every block runs its first batch"),
             (no_attention, "left out attention"),
             (multiply_only, "multiplications only"),
             (operations, "not seconds"),

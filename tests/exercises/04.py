@@ -68,6 +68,10 @@ def group_by_group(n, m):
     return mean_of(lambda k: min(k, m - n) / max(k, 1) if k else 1, n, m)
 
 
+def n_removed_of_a_group(n, m):
+    return mean_of(lambda k: min(k, n), n, m) / (m - n)
+
+
 def percent(n, m):
     return 100 * by_binomials(n, m)
 
@@ -100,6 +104,11 @@ def by_exchange(score):
 
 def side_by_side(score):
     return score.norm(dim=0).argsort()
+
+
+def loudest_with_middling(score):
+    loud, quiet = score.sum(dim=0).argsort(descending=True).chunk(2)
+    return torch.stack([loud, quiet], dim=1).flatten()
 
 
 def each_row_its_own(score):
@@ -192,6 +201,7 @@ EXERCISES = {
             (two_draws, "independently"),
             (entries_alike, "all entries of the mask"),
             (group_by_group, "counts for more"),
+            (n_removed_of_a_group, "you took min(k, n)"),
             (percent, "per cent"),
         ],
     },
@@ -200,6 +210,7 @@ EXERCISES = {
         "right": [dealt, loud_with_quiet, by_exchange, checks.one_order],
         "wrong": [
             (side_by_side, "worse than before"),
+            (loudest_with_middling, "which one should stand beside the loudest"),
             (each_row_its_own, "an order of its own"),
             (of_rows, "you ordered the rows"),
             (new_places, "the new place of each column"),

@@ -16,14 +16,19 @@ def _run(W, x):  # the toy block of the exercise
     return x + torch.relu(x @ W.T)
 
 
-def _loop(norm=lambda W, x: x.norm(dim=0), hand_on=lambda W, pruned, x: _run(pruned, x), group="output") -> Callable:
+def _loop(
+    norm=lambda W, x: x.norm(dim=0),
+    hand_on=lambda W, pruned, x: _run(pruned, x),
+    group="output",
+    zeros=lambda mask: mask,
+) -> Callable:
     """The block loop, or a mistake in it: norm judges a block, hand_on is what the next one reads."""
 
     def prune_all(blocks, x, sparsity):
         pruned = []
         for W in blocks:
             mask = prune_mask(wanda_score(W, norm(W, x)), sparsity, group)
-            pruned.append(W.masked_fill(mask, 0))
+            pruned.append(W.masked_fill(zeros(mask), 0))
             x = hand_on(W, pruned[-1], x)
         return torch.stack(pruned)
 
@@ -47,6 +52,7 @@ PRUNE_BLOCKS = {
     "you compared over the whole layer. Wanda compares within each output, row by row.": _loop(group="layer"),
     "you compared column by column. Wanda compares within each output, row by row.": _loop(group="input"),
     "this is magnitude: the inputs were not looked at. Multiply |W| by the norm of each input channel.": _magnitude,
+    "you kept the weights with the lowest score. In a mask, True means removed.": _loop(zeros=lambda mask: ~mask),
     "you used the squared norm, a sum of squares. Take its root.": _loop(norm=lambda W, x: x.pow(2).sum(dim=0)),
     "you used the mean size of each channel. Wanda takes its L2 norm.": _loop(norm=lambda W, x: x.abs().mean(dim=0)),
     "you forgot what goes around the layer. The next block reads toy_block(W, x), not x @ W.T.": (

@@ -49,6 +49,9 @@ SURVIVORS = {
     "you took all entries of the mask, those kept by both too. Ask only for what the free mask removed.": (
         _expected(lambda k, n, m: 1 - abs(k - (m - n)) / m)
     ),
+    "you took min(k, n). n is how many n:m keeps: of m weights, it removes m - n.": (
+        _expected(lambda k, n, m: min(k, n) / (m - n))
+    ),
     "you averaged k first. min(mean of k, m - n) is not the mean of min(k, m - n).": lambda n, m: 1.0,
     "you gave weights a group. Divide by the m - n that a free mask removes on average.": (
         _expected(lambda k, n, m: min(k, m - n))
@@ -134,9 +137,11 @@ def _gain(function: Callable, score: torch.Tensor) -> float:
         )
     if torch.equal(order, torch.as_tensor(call(function, score.flip(1))).long()):
         raise AssertionError(f"{where}your order does not depend on the score, so only chance can make it better.")
-    raise AssertionError(
-        f"{where}{back(order):.0%} of the loss came back, 75% are asked. Which four columns lose little as a group?"
-    )
+    loud = score.sum(dim=0).argsort(descending=True).argsort() < width // 2  # (in,)
+    question = "Which four columns lose little as a group?"
+    if bool((loud[order].view(-1, 4).sum(dim=1) == 2).all()):
+        question = "Each group has two loud columns and two quiet ones; but which one should stand beside the loudest?"
+    raise AssertionError(f"{where}{back(order):.0%} of the loss came back, 75% are asked. {question}")
 
 
 def _count(misfit: Callable) -> Callable:
