@@ -212,7 +212,8 @@ def in_order(rows: Rows) -> list[Tested]:
     found = []
     for model, name in ORDER.items():
         losses = _at_patterns(by_draw(rows(name)), "sequential", "dense norms")
-        number = _told(losses, "loss with dense norms minus loss with norms taken in order, nats", lambda c: _signed(c.interval, 3))
+        what = "loss with dense norms minus loss with norms taken in order, nats"
+        number = _told(losses, what, lambda c: _signed(c.interval, 3))
         shown = [c and c.above(0) for c in losses.values()]
         found.append(Tested(model, shown, number, _draws(*losses.values()), name))
     return found
