@@ -11,7 +11,7 @@ from .paper import published_starts, reproduced
 from .patterns import column_order, misfits, one_order, survive_by_chance, survivors
 from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
-from .tasks import unfair
+from .tasks import power_of_test
 from .training import masked_training, under_the_mask
 from .updates import conjugate_gradients, damped, walk
 from .vision import fidelity, mask_changes
@@ -41,6 +41,7 @@ __all__ = [
     "one_order",
     "outliers",
     "perplexity_from_logits",
+    "power_of_test",
     "prune_blocks",
     "prune_folder",
     "published_starts",
@@ -54,6 +55,5 @@ __all__ = [
     "survivors",
     "suspects",
     "under_the_mask",
-    "unfair",
     "walk",
 ]
