@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 import wanda_nb as wn
 
@@ -83,3 +84,12 @@ def test_accuracy_falls_below_chance_on_arc_challenge(both_machines):
     found = gpu["dense"].against(gpu["wanda 50%"]).loc["arc_challenge"]
     assert round(found["difference"]) == 7 and found["low"] > 0
     assert abs(gpu["dense"].table.loc["arc_challenge", "acc"] - 25) < 1.4
+
+
+def test_the_lead_that_the_exercise_plans_for_is_the_one_recorded():
+    first = items("zero_shot")
+    found = first["wanda 50%"].against(first["magnitude 50%"]).loc["hellaswag"]
+    assert (found["better"], found["worse"], round(found["p"], 2)) == (15, 10, 0.42)
+    counts = np.random.default_rng(0).multinomial(200, [0.075, 0.05, 0.875], size=20_000)[:, :2]
+    p = 2 * binom.cdf(counts.min(axis=1), counts.sum(axis=1), 0.5)
+    assert 0.11 < (p < 0.05).mean() < 0.13  # one test of eight

@@ -13,7 +13,7 @@ from .patterns import column_order, misfits, one_order, survive_by_chance, survi
 from .recovery import lora_linear, lora_share
 from .scores import disagree, mended_mask, rescaled
 from .shares import shared_runs, times_counted
-from .tasks import unfair
+from .tasks import power_of_test
 from .training import masked_training, under_the_mask
 from .updates import conjugate_gradients, walk
 from .vision import fidelity, mask_changes
@@ -42,6 +42,7 @@ __all__ = [
     "one_order",
     "outliers",
     "perplexity_from_logits",
+    "power_of_test",
     "prune_blocks",
     "prune_folder",
     "published_starts",
@@ -57,6 +58,5 @@ __all__ = [
     "suspects",
     "times_counted",
     "under_the_mask",
-    "unfair",
     "walk",
 ]
