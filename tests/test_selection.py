@@ -107,6 +107,19 @@ def test_scores_that_require_a_gradient_are_selected_from():
     assert wn.nm_mask(score, 2, 4).tolist() == oracle.nm_mask(score.tolist(), 2, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("lowest", [0.0, -0.0, -1.0])
+def test_zeros_of_both_signs_are_equal_and_infinity_is_the_highest(lowest, dtype):
+    """Where no score is below 0, the bits are compared as whole numbers: those of -0.0 are the lowest of all."""
+    values = torch.tensor([0.0, -0.0, lowest, 1.0, torch.inf])
+    choice = torch.randint(len(values), (9, 24), generator=torch.Generator().manual_seed(0))
+    score = values[choice].to(dtype)
+    for sparsity in (0.25, 0.5, 0.75):
+        assert wn.prune_mask(score, sparsity).tolist() == oracle.prune_mask(score.tolist(), sparsity, "output")
+    for n, m in ((1, 4), (2, 4), (3, 8)):
+        assert wn.nm_mask(score, n, m).tolist() == oracle.nm_mask(score.tolist(), n, m)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads of OpenMP as Linux shows them")
 @pytest.mark.parametrize("group", ["output", "input", "layer", "2:4", "remove"])
 def test_no_thread_of_openmp_is_started(group, monkeypatch):

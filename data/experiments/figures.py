@@ -30,6 +30,7 @@ def figures(folder: Path) -> None:
             }
             for row in rows.values()
         ]
+        table.sort(key=lambda row: ("50%", "4:8", "2:4").index(row["pattern"]))  # from free choice to tight
         draw(pd.DataFrame(table), dense).savefig(folder / f"{name}.png", dpi=150)
     row = wn.measured("residency")["rows"][0]
     plots.residency(row["timeline"], row["predicted"]).savefig(folder / "residency.png", dpi=150)

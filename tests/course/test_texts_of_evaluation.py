@@ -26,15 +26,14 @@ def bar(losses) -> float:
     return math.log(found.high / found.low)
 
 
-def test_eleven_pruned_models_magnitude_far_behind_and_least_squares_a_little_ahead_of_sparsegpt(on_wikitext):
-    assert len(on_wikitext) - 1 == 11 and "wanda + least squares 4:8" not in on_wikitext
+def test_twelve_pruned_models_magnitude_far_behind_and_least_squares_a_little_ahead_of_sparsegpt(on_wikitext):
+    assert len(on_wikitext) - 1 == 12
     for pattern in ("50%", "4:8", "2:4"):
         behind = wn.paired_difference(on_wikitext[f"wanda {pattern}"], on_wikitext[f"magnitude {pattern}"])
         assert 10 < math.exp(behind.value) < 12.5
-    for pattern in ("50%", "2:4"):
         pair = (on_wikitext[f"{name} {pattern}"] for name in ("sparsegpt", "wanda + least squares"))
         d = wn.paired_difference(*pair)
-        assert d.high < 0 and -0.1 < d.value < -0.07
+        assert d.high < 0 and -0.095 < d.value < -0.045
 
 
 def test_bars_are_alike_up_to_half_and_longer_beyond(on_wikipedia):

@@ -212,6 +212,78 @@ def forgot(W, X):
     W.abs() * X.norm(dim=0)
 
 
+def with_less(few, rest=None):
+    """The share of each of 30 blocks: {block: share}, and what is left of the budget on all others."""
+    rest = (15 - sum(few.values())) / (30 - len(few)) if rest is None else rest
+    return [few.get(block, rest) for block in range(30)]
+
+
+def first_and_last(loss):
+    return with_less({0: 0.3, 29: 0.3})
+
+
+def three_of_them(loss):
+    return torch.tensor(with_less({0: 0.35, 1: 0.35, 29: 0.35}))
+
+
+def a_few_asked(loss):  # of five blocks, alone at 70%
+    alone = {block: loss([0.7 * (block == other) for other in range(30)]) for block in (0, 7, 14, 21, 29)}
+    worst = sorted(alone, key=alone.get)[-2:]
+    return np.array(with_less(dict.fromkeys(worst, 0.3)))
+
+
+def all_the_same(loss):
+    return [0.5] * 30
+
+
+def one_a_layer(loss):
+    return [0.5] * 210
+
+
+def too_few(loss):
+    return with_less({0: 0.3, 29: 0.3})[1:]
+
+
+def per_cent(loss):
+    return [100 * share for share in first_and_last(loss)]
+
+
+def below_nothing(loss):
+    return with_less({0: -0.1})
+
+
+def nothing_made_up(loss):
+    return with_less({0: 0.3, 29: 0.3}, rest=0.5)
+
+
+def too_much(loss):
+    return with_less({0: 0.3, 29: 0.3}, rest=0.55)
+
+
+def what_is_kept(loss):
+    return [1 - share for share in first_and_last(loss)]
+
+
+def all_from_one_half(loss):
+    return [0.2] * 15 + [0.8] * 15
+
+
+def last_alone(loss):
+    return with_less({29: 0.3})
+
+
+def noise(loss):
+    return [0.45, 0.55] * 15
+
+
+def forgot_loss(loss):
+    loss([0.5] * 30)
+
+
+def asked_for_a_layer(loss):
+    return loss(one_a_layer(loss))
+
+
 EXERCISES = {
     "ex09a": {
         "check": check_winner,
@@ -252,6 +324,25 @@ EXERCISES = {
             (root_of_norm, "times that of Wanda's"),
             (one_small_step, "You are on the way"),
             (forgot, "Does it end with a return"),
+        ],
+    },
+    "ex09c": {
+        "check": checks.allocated,
+        "right": [first_and_last, three_of_them, a_few_asked],
+        "wrong": [
+            (all_the_same, "where we began"),
+            (one_a_layer, "one share for each layer"),
+            (too_few, "one share for each block"),
+            (per_cent, "per cent"),
+            (below_nothing, "in [0, 1)"),
+            (nothing_made_up, "others must lose"),
+            (too_much, "you remove more than was asked"),
+            (what_is_kept, "Upside down"),
+            (all_from_one_half, "says little of how much it bears"),
+            (last_alone, "The right direction"),
+            (noise, "measured noise"),
+            (asked_for_a_layer, "one share for each layer"),
+            (forgot_loss, "Does it end with a return"),
         ],
     },
 }

@@ -2,6 +2,7 @@
 
 from .ablations import fair_winner, my_score, reported_winner
 from .activations import masked_norm, outliers, streaming_norm
+from .budget import allocated
 from .cost import faulty_step, logs, loop_seconds
 from .damping import chosen_damping
 from .evaluation import bootstrap, perplexity_from_logits, reported_interval
@@ -19,6 +20,7 @@ from .updates import conjugate_gradients, walk
 from .vision import fidelity, mask_changes
 
 __all__ = [
+    "allocated",
     "bootstrap",
     "chosen_damping",
     "column_order",
