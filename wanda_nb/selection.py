@@ -99,7 +99,7 @@ def _lowest_by_rank(score: torch.Tensor, count: int) -> torch.Tensor:
     """
     on_cpu = score.device.type == "cpu"
     library, columns = (np, np.ascontiguousarray(score.detach().numpy().T)) if on_cpu else (torch, score.T.contiguous())
-    ahead = library.zeros_like(columns, dtype=library.int8)  # how many earlier ones come before, less how many later
+    ahead = library.zeros_like(columns, dtype=library.int8)  # earlier ones before it, less later ones after it
     for j in range(1, len(columns)):
         for i in range(j):
             earlier_first = (columns[i] <= columns[j]).view(library.int8)

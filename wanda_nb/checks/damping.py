@@ -59,7 +59,7 @@ CHOSEN = {
 }
 
 
-#: (tokens, channels, kinds of documents, noise, seed, shares): the best is ahead of the others by 6% or more.
+# (tokens, channels, kinds of documents, noise, seed, shares): the best is ahead of the others by 6% or more.
 SHOWN = [
     (96, 12, 8, 0.5, 13, (0.1, 10, 0.001, 1, 0.01)),
     (64, 12, 4, 0.5, 11, (2, 0.02, 0.2, 20, 0.002)),
