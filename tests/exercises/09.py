@@ -276,6 +276,42 @@ def noise(loss):
     return [0.45, 0.55] * 15
 
 
+def by_rank(loss):  # evenly, however little most blocks differ
+    order = [
+        16,
+        7,
+        15,
+        10,
+        18,
+        19,
+        8,
+        9,
+        12,
+        5,
+        6,
+        4,
+        21,
+        17,
+        13,
+        14,
+        3,
+        20,
+        22,
+        24,
+        26,
+        25,
+        28,
+        27,
+        11,
+        23,
+        2,
+        1,
+        29,
+        0,
+    ]
+    return [0.55 - 0.1 * order.index(block) / 29 for block in range(30)]
+
+
 def forgot_loss(loss):
     loss([0.5] * 30)
 
@@ -341,6 +377,7 @@ EXERCISES = {
             (all_from_one_half, "says little of how much it bears"),
             (last_alone, "The right direction"),
             (noise, "measured noise"),
+            (by_rank, "with an interval up to"),
             (asked_for_a_layer, "one share for each layer"),
             (forgot_loss, "Does it end with a return"),
         ],

@@ -134,6 +134,28 @@ def blocks_not_seconds(blocks, kills, propagate, save):
     return cheapest(blocks, kills, 1, save)
 
 
+def after_the_last_too(*arguments):
+    def cost(k, blocks, kills, propagate, save):
+        again = sum(f % k for f in range(blocks)) / blocks
+        return blocks // k * save + kills * propagate * again
+
+    return cheapest(*arguments, cost=cost)
+
+
+def added_up(*arguments):
+    def cost(k, blocks, kills, propagate, save):
+        return (blocks - 1) // k * save + kills * propagate * sum(f % k for f in range(blocks))
+
+    return cheapest(*arguments, cost=cost)
+
+
+def saved_for_every_kill(*arguments):
+    def cost(k, blocks, kills, propagate, save):
+        return kills * ((blocks - 1) // k * save + propagate * sum(f % k for f in range(blocks)) / blocks)
+
+    return cheapest(*arguments, cost=cost)
+
+
 def how_many_saves(blocks, *times):
     return len(range(cheapest(blocks, *times), blocks, cheapest(blocks, *times)))
 
@@ -182,6 +204,9 @@ EXERCISES = {
             (worst_kill, "you took the worst kill"),
             (one_kill, "you reckoned with one kill"),
             (blocks_not_seconds, "you counted blocks as seconds"),
+            (after_the_last_too, "after the last block, too"),
+            (added_up, "Divide by `blocks`"),
+            (saved_for_every_kill, "or save anew for every kill"),
             (how_many_saves, "this is how often to save"),
             (how_many_seconds, "these are the seconds"),
             (lambda *arguments: cheapest(*arguments) + 0.5, "expected 4, got 4.5"),

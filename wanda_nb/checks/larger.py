@@ -161,10 +161,16 @@ SAVE_EVERY = {
         lambda n, kills, p, s: n
     ),
     "you save after every block. Count the seconds that saving takes, too.": lambda n, kills, p, s: 1,
+    "you save after the last block, too. Nothing needs to be saved there: (blocks - 1) // k times.": (
+        _cheapest(lambda k, n, kills, p, s: _extra(k, n, kills, p, s) + s * (n // k - (n - 1) // k))
+    ),
+    "you added up the blocks that are run again. Divide by `blocks`, since a kill finds one number of them finished.": (
+        _cheapest(lambda k, n, kills, p, s: _extra(k, n, n * kills, p, s))
+    ),
     "you took the worst kill, k - 1 blocks to run again. Take the mean over all moments: about half as many.": (
         _cheapest(lambda k, n, kills, p, s: s * ((n - 1) // k) + kills * p * (k - 1))
     ),
-    "you reckoned with one kill. There are `kills` of them on average.": (
+    "you reckoned with one kill, or save anew for every kill. One run has `kills` of them on average.": (
         _cheapest(lambda k, n, kills, p, s: _extra(k, n, 1, p, s))
     ),
     "you counted blocks as seconds. Each block that is run again takes `propagate` seconds.": (
@@ -186,9 +192,9 @@ def save_every(function, graded: bool = False) -> None:
     more than the cheapest is right, too. graded: on more cases. AssertionError, naming the mistake.
     Used in notebook 11, "Exercise 11.2".
     """
-    cases = [(32, 2, 6.0, 4.0), (80, 0.5, 30.0, 12.0), (30, 3, 0.5, 1.0)]
+    cases = [(32, 2, 6.0, 4.0), (80, 0.5, 30.0, 12.0), (30, 3, 0.5, 1.0), (32, 0.1, 0.5, 2.0)]
     if graded:
-        cases += [(48, 4, 2.5, 6.0), (32, 0.1, 0.5, 2.0), (24, 2, 40.0, 0.5), (1, 1, 1.0, 1.0)]
+        cases += [(48, 4, 2.5, 6.0), (40, 0.2, 0.4, 3.0), (24, 2, 40.0, 0.5), (1, 1, 1.0, 1.0)]
     wrong = {said: _rounded(mistaken) for said, mistaken in SAVE_EVERY.items()}
     judge(_rounded(function), cases, _cheapest(), wrong)
     done("11.2", "what saving takes against what is run again, and the gap where the sum is lowest", graded)
