@@ -57,6 +57,8 @@ def lab(tmp_path):
     for cell in stored.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None  # so that what is seen is what was run
+        if "parameters" in cell.metadata.get("tags", []):  # less text: what it prints is nbval's to compare
+            cell.source += "\nsamples, length, windows = 2, 64, 2"
     nbformat.write(stored, tmp_path / NOTEBOOK)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     cells = [nbformat.v4.new_code_cell(source) for source in (EXPLORER, SLIDER)]
