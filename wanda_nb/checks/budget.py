@@ -23,7 +23,7 @@ BAR = 0.95  # the perplexity over that of the same share for all
 def loss(shares) -> float:
     """Nats a token on 8 windows of C4 of the real model, a copy of it pruned by Wanda: one share for each of 30 blocks.
 
-    From the norms that come with the package, so a call takes a second or two. Used in notebook 09, "Exercise 09.3".
+    From the norms that come with the package, so a call takes about 3 seconds. Used in notebook 09, "Exercise 09.3".
     """
     return float(_losses(_checked(shares), "choose").mean())
 

@@ -8,7 +8,7 @@ import torch
 
 from .core import done, judge
 
-#: How often each of four processes went into the norms that a run used.
+# How often each of four processes went into the norms that a run used.
 COUNTED = {"A": (1, 1, 1, 0), "B": (0.25, 0.25, 0.25, 0.25), "C": (1, 1, 1, 1), "D": (1, 2, 0, 1), "E": (1, 1, 3, 1)}
 
 
