@@ -20,6 +20,7 @@ from wanda_nb.selection import by_rows, lowest_of_all
 @pytest.fixture(autouse=True)
 def small_slabs(monkeypatch):
     monkeypatch.setattr(selection, "SLAB", 64)
+    monkeypatch.setattr(selection, "SLABS_A_THREAD", 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -62,9 +63,15 @@ def test_slabs_are_spread_over_threads_in_which_torch_uses_one():
     assert len({thread for thread, _ in seen}) == 2 and torch.get_num_threads() == 2
 
 
-def test_for_one_slab_no_thread_is_started(monkeypatch):
-    monkeypatch.setattr(selection.ThreadPoolExecutor, "submit", None)
-    by_rows(lambda rows: None, torch.empty(2, 32))
+@pytest.mark.parametrize("slabs, started", [(0, 0), (1, 0), (5, 0), (6, 1), (8, 1), (9, 2), (30, 2)])
+def test_a_thread_is_started_for_every_so_many_slabs(slabs, started, monkeypatch):
+    monkeypatch.setattr(selection, "SLABS_A_THREAD", 3)
+    torch.set_num_threads(3)
+    pools = [0]
+    start = selection.ThreadPoolExecutor
+    monkeypatch.setattr(selection, "ThreadPoolExecutor", lambda helpers: pools.append(helpers) or start(helpers))
+    by_rows(lambda rows: None, torch.empty(slabs, 64))
+    assert pools[-1] == started
 
 
 class Elsewhere(torch.Tensor):
