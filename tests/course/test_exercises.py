@@ -120,6 +120,8 @@ def test_tasks_say_points_and_minutes_and_the_guide_adds_them_up():
         assert stated == marks, path.name
         total += sum(marks.values())
         if marks:
+            head = re.search(r"^\*\*Exercises\*\*: (\d), (together|worth) (\d+) points\.", book.cells[1].source, re.M)
+            assert (int(head[1]), int(head[3])) == (len(marks), sum(marks.values())), path.name
             row = re.search(rf"^\| *\[?{path.name[:2]}\b.*$", guide, re.M)[0]
             cells = [cell.strip() for cell in row.split("|")]
             assert str(len(marks)) in cells and str(sum(marks.values())) in cells, row
