@@ -13,6 +13,7 @@ python data/measure.py second FILE     the same after 64 windows, on Gemma 3 270
 python data/measure.py order           norms of the pruned model so far against those of the dense one, three draws
 python data/measure.py order_gemma     the same on Gemma 3 270M
 python data/measure.py updates         each mask without an update, with OBS and with least squares
+python data/measure.py damping         two updates with three dampings, after 1, 16 and 64 windows
 python data/measure.py formats         dense and Wanda at 50%, at 16, 8 and 4 bits a weight: loss and bytes
 python data/measure.py figures         the README's pictures and tables, from the files there are: at once
 
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from experiments import (
     ablations,
+    damping,
     decisive,
     figures,
     formats,
@@ -57,6 +59,7 @@ EXPERIMENTS = {
     "order": order.order,
     "order_gemma": order.order_gemma,
     "updates": updates.updates,
+    "damping": damping.damping,
     "formats": formats.formats,
 }
 

@@ -116,38 +116,40 @@ def test_the_output_error_is_that_of_the_outputs():
 
 
 HOW = {
-    "wanda": ({}, lambda W, gram: wn.prune_mask(wn.wanda_score(W, gram.diagonal().sqrt()))),
-    "wanda 2:4": ({"pattern": "2:4"}, lambda W, gram: wn.nm_mask(wn.wanda_score(W, gram.diagonal().sqrt()), 2, 4)),
-    "magnitude": ({"method": "magnitude"}, lambda W, gram: wn.prune_mask(W.abs(), 0.5, "layer")),
-    "sparsegpt": ({"method": "sparsegpt"}, lambda W, gram: sparsegpts(W, gram, "sparsegpt")),
+    "wanda": ({}, lambda W, gram, _: wn.prune_mask(wn.wanda_score(W, gram.diagonal().sqrt()))),
+    "wanda 2:4": ({"pattern": "2:4"}, lambda W, gram, _: wn.nm_mask(wn.wanda_score(W, gram.diagonal().sqrt()), 2, 4)),
+    "magnitude": ({"method": "magnitude"}, lambda W, gram, _: wn.prune_mask(W.abs(), 0.5, "layer")),
+    "sparsegpt": ({"method": "sparsegpt"}, lambda W, gram, damping: sparsegpts(W, gram, damping=damping)),
     "sparsegpt 4:8": (
         {"method": "sparsegpt", "pattern": "4:8"},
-        lambda W, gram: sparsegpts(W, gram, "sparsegpt", pattern="4:8"),
+        lambda W, gram, damping: sparsegpts(W, gram, damping=damping, pattern="4:8"),
     ),
 }
 
 
-def sparsegpts(W, gram, method, **how):
+def sparsegpts(W, gram, **how):
     W = W.clone()
-    make_plan(1, method, **how).prune_layer(W, gram, 0, Factors())
+    make_plan(1, "sparsegpt", **how).prune_layer(W, gram, 0, Factors())
     return W == 0
 
 
+@pytest.mark.parametrize("damping", [0.01, 0.5])
 @pytest.mark.parametrize(("how", "mask_of"), HOW.values(), ids=HOW.keys())
-def test_prune_solves_each_layer_under_the_methods_own_mask(how, mask_of, tokens):
+def test_prune_solves_each_layer_under_the_methods_own_mask(how, mask_of, damping, tokens):
     expected = tiny_model()
     for block in wn.decoder_blocks(expected):
         with wn.InputGrams(block) as grams, torch.no_grad():
             expected(input_ids=tokens)
         for name, linear in wn.linear_layers(block).items():
             W = linear.weight.detach()
-            W.copy_(wn.least_squares(W, grams[name], mask_of(W, grams[name]))[0])
+            W.copy_(wn.least_squares(W, grams[name], mask_of(W, grams[name], damping), damping)[0])
     model = tiny_model()
-    report = wn.prune(model, tokens, update="least-squares", batch_size=len(tokens), **how)
+    report = wn.prune(model, tokens, update="least-squares", damping=damping, batch_size=len(tokens), **how)
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
         assert torch.equal(ours == 0, theirs == 0)
     layers = report.layers
+    assert report.damping == damping
     assert ((layers["error"] < layers["error before"]) & (layers["error"] > 0) & (layers["steps"] > 1)).all()
 
 

@@ -359,22 +359,28 @@ HOW = {
 }
 
 
+@pytest.mark.parametrize("damping", [None, 0.3])
 @pytest.mark.parametrize(("how", "new"), HOW.values(), ids=HOW.keys())
-def test_prune_with_updates_is_the_method_done_the_plain_way(how, new, tokens):
-    expected = by_hand(tiny_model(), tokens, lambda W, gram: new(W, wn.inverse_factor(gram)[0], gram.diagonal().sqrt()))
+def test_prune_with_updates_is_the_method_done_the_plain_way(how, new, damping, tokens):
+    used = damping or 0.01
+
+    def plain(W, gram):
+        return new(W, wn.inverse_factor(gram, used)[0], gram.diagonal().sqrt())
+
+    expected = by_hand(tiny_model(), tokens, plain)
     model = tiny_model()
-    report = wn.prune(model, tokens, batch_size=len(tokens), **how)
+    report = wn.prune(model, tokens, batch_size=len(tokens), damping=damping, **how)
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
         assert torch.equal(ours == 0, theirs == 0)
-    assert set(report.layers["damping"]) == {0.01}
-    assert "update" in str(report)
+    assert set(report.layers["damping"]) == {used} and report.damping == used
+    assert "update" in str(report) and ("update, damping 0.3" in str(report)) == (damping == 0.3)
 
 
 def test_one_factor_serves_layers_that_read_the_same(model, tokens, monkeypatch):
     calls = []
     real = wn.inverse_factor
-    monkeypatch.setattr("wanda_nb.methods.inverse_factor", lambda gram: calls.append(1) or real(gram))
+    monkeypatch.setattr("wanda_nb.methods.inverse_factor", lambda *how: calls.append(1) or real(*how))
     wn.prune(model, tokens, method="sparsegpt")
     assert len(calls) == 3 * 4  # q/k/v, o, gate/up, down
 
@@ -395,6 +401,13 @@ def test_one_factor_serves_layers_that_read_the_same(model, tokens, monkeypatch)
         ({"sparsity": [0.5, 0.5]}, "2 sparsities for 3 blocks"),
         ({"sparsity": [0.5, 0.5, 1.0]}, r"sparsity=1.0: expected"),
         ({"sparsity": [0.5] * 3, "pattern": "2:4"}, "Leave sparsity out"),
+        ({"damping": 0.1}, "damping=0.1 with no update"),
+        ({"method": "magnitude", "damping": 0.01}, "damping=0.01 with no update"),
+        ({"method": "sparsegpt", "damping": -0.1}, r"damping=-0.1: expected a finite number of 0 or more"),
+        ({"update": "one-shot", "damping": float("inf")}, "damping=inf: expected a finite number"),
+        ({"update": "one-shot", "damping": float("nan")}, "damping=nan: expected a finite number"),
+        ({"update": "least-squares", "damping": True}, "damping=True: expected a finite number"),
+        ({"update": "least-squares", "damping": "1"}, "damping='1': expected a finite number"),
     ],
 )
 def test_what_makes_no_sense_is_refused(model, tokens, how, message):

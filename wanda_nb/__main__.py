@@ -14,6 +14,7 @@ from . import commands
 from .device import best_device
 from .distributed import join_processes
 from .methods import METHODS, UPDATES
+from .updates import DAMPING
 
 MODEL = (
     "'smollm2-135m' (pinned, needs no hub), a folder with config.json and safetensors, or the id of a model on a hub"
@@ -88,6 +89,7 @@ def _add_prune(subparsers) -> None:
     target.add_argument("--pattern", help="N:M, such as 2:4: keep 2 of every 4 weights along the input")
     command.add_argument("--group", help="output, input or layer: which weights are compared; by default as published")
     command.add_argument("--update", choices=UPDATES[1:], help="move the kept weights to make up for the removed ones")
+    command.add_argument("--damping", type=float, help=f"of an update; by default {DAMPING}, more with little text")
     text = command.add_mutually_exclusive_group()
     text.add_argument(
         "--calibration",

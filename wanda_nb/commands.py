@@ -38,7 +38,7 @@ def prune(arguments, device, dtype) -> None:
     """Prune a checkpoint folder into a new one."""
     folder = model_folder(arguments.model, accept_terms=arguments.accept_terms)
     start = time.perf_counter()
-    names = ("method", "sparsity", "pattern", "group", "update", "batch_size")
+    names = ("method", "sparsity", "pattern", "group", "update", "damping", "batch_size")
     settings = {name: getattr(arguments, name) for name in names} | {"device": device, "dtype": dtype}
     text = None
     if arguments.calibration is not None:

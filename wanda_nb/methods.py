@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from .capture import InputGrams, InputNorms
 from .masks import GROUPS, check_group, check_sparsity, nm_mask, parse_pattern, prune_mask, remove
 from .scores import magnitude_score, ria_score, wanda_score
 from .selection import by_rows
-from .updates import BLOCK, inverse_factor, least_squares, obs_prune, obs_score, output_error
+from .updates import BLOCK, DAMPING, inverse_factor, least_squares, obs_prune, obs_score, output_error
 
 UPDATES = (None, "one-shot", "iterative", "least-squares")
 
@@ -49,6 +50,8 @@ class Plan(NamedTuple):
     update: str | None
     #: What the capture sums up over a layer's inputs: InputNorms, InputGrams, or None for nothing.
     statistic: type | None
+    #: Of an update, in units of the mean square of an input channel.
+    damping: float = DAMPING
 
     def prune_layer(
         self, W: torch.Tensor, statistic: torch.Tensor | None, block: int, factors: Factors
@@ -65,7 +68,7 @@ class Plan(NamedTuple):
             return mask, {}
         if self.update == "least-squares":
             return None, self.solve(W, statistic, block, factors)
-        factor, damping = factors(statistic)
+        factor, damping = factors(statistic, self.damping)
         W.copy_(self.updated(W, statistic, factor, block))
         return None, {"damping": damping}
 
@@ -120,8 +123,8 @@ class Plan(NamedTuple):
         if self.score:
             mask = self.mask(W, gram.diagonal().sqrt(), block)
         else:  # SparseGPT chooses while it updates
-            mask = self._replace(update="iterative").updated(W, gram, factors(gram)[0], block) == 0
-        new, steps = least_squares(W, gram, mask)
+            mask = self._replace(update="iterative").updated(W, gram, factors(gram, self.damping)[0], block) == 0
+        new, steps = least_squares(W, gram, mask, self.damping)
         errors = {"error before": output_error(W, W.masked_fill(mask, 0), gram), "error": output_error(W, new, gram)}
         W.copy_(new)
         return {**errors, "steps": steps}
@@ -133,13 +136,13 @@ class Factors:
     def __init__(self):
         self.gram, self.result = None, None
 
-    def __call__(self, gram: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def __call__(self, gram: torch.Tensor, damping: float) -> tuple[torch.Tensor, float]:
         if self.gram is None or not torch.equal(gram, self.gram):
-            self.gram, self.result = gram, inverse_factor(gram)
+            self.gram, self.result = gram, inverse_factor(gram, damping)
         return self.result
 
 
-def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group=None, update=None) -> Plan:
+def make_plan(blocks, method="wanda", sparsity=None, *, pattern=None, group=None, update=None, damping=None) -> Plan:
     """The plan for a model of so many blocks, from the arguments of ``prune``, which documents them.
 
     Raises ValueError if they are invalid or contradict one another.
@@ -148,6 +151,7 @@ def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group
     if update not in UPDATES:
         raise ValueError(f"update={update!r}: expected None, 'one-shot', 'iterative' or 'least-squares'.")
     update = update or method.update
+    damping = _checked_damping(damping, update)
     if group is not None:
         check_group(group)
     iterative = update == "iterative" or (update == "least-squares" and method.score is None)
@@ -160,9 +164,9 @@ def make_plan(blocks: int, method="wanda", sparsity=None, *, pattern=None, group
     if pattern is None:
         sparsity = _checked_sparsity(sparsity, blocks)
         group = group or ("layer" if iterative else method.group)
-        return Plan(name, method.score, sparsity, None, group, update, statistic)
+        return Plan(name, method.score, sparsity, None, group, update, statistic, damping)
     n, m = _checked_pattern(pattern, name, method, sparsity, group)
-    return Plan(name, method.score, 1 - n / m, (n, m), f"{m} neighbours", update, statistic)
+    return Plan(name, method.score, 1 - n / m, (n, m), f"{m} neighbours", update, statistic, damping)
 
 
 def _method(method) -> tuple[str, Method]:
@@ -173,6 +177,17 @@ def _method(method) -> tuple[str, Method]:
     raise ValueError(
         f"method={method!r}: expected one of {', '.join(METHODS)}, or a function score(W, norm) -> (out, in)."
     )
+
+
+def _checked_damping(damping, update) -> float:
+    if damping is None:
+        return DAMPING
+    if update is None:
+        raise ValueError(f"damping={damping!r} with no update: expected one, such as update='least-squares'.")
+    number = float(damping) if isinstance(damping, Real) and not isinstance(damping, bool) else math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"damping={damping!r}: expected a finite number of 0 or more, such as {DAMPING}, the default.")
+    return number
 
 
 def _checked_pattern(pattern, name: str, method: Method, sparsity, group) -> tuple[int, int]:

@@ -41,6 +41,7 @@ def prune(
     pattern: str | None = None,
     group: str | None = None,
     update: str | None = None,
+    damping: float | None = None,
     attention_mask: torch.Tensor | None = None,
     calibration: Calibration | None = None,
     device=None,
@@ -68,6 +69,7 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     ``"least-squares"``: keep the method's mask, and move all kept weights at once to where the output error is least.
+    damping: what holds an update back, in units of a channel's mean square, by default 0.01; more with little text.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic; in a dict, one of its tensors.
     calibration: what ``calibrate`` or ``load_calibration`` gave, in place of tokens: each block is pruned by what it
     reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.
@@ -86,7 +88,7 @@ def prune(
     Introduced in notebook 00, "Prune", and built by hand in notebook 03; section 3 and algorithm 1 of the paper.
     """
     blocks = decoder_blocks(model, blocks)
-    plan = make_plan(len(blocks), method, sparsity, pattern=pattern, group=group, update=update)
+    plan = make_plan(len(blocks), method, sparsity, pattern=pattern, group=group, update=update, damping=damping)
     check_weights(model, blocks)
     check_widths(blocks, plan)
     few = Rare.checked(rare, rare_by)
@@ -124,7 +126,7 @@ def prune(
             inputs = Captured(states, plan.statistic, clock, rare=few)
         rows = block_loop(blocks, inputs, partial(prune_block, plan, clock), InMemory(blocks, device), bar)
     report = Report(plan.name, pattern, plan.group, plan.update, shape, pd.DataFrame(rows), clock.seconds, memory.peak)
-    report.left = left_over(model, blocks)
+    report.left, report.damping = left_over(model, blocks), plan.damping if plan.update else None
     if inputs is not None:
         report.activations, report.calibration = inputs.kind, None if calibration is None else calibration.texts()
         report.rare_experts, report.rare_by = inputs.rare_experts, rare_by

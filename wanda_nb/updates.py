@@ -13,9 +13,10 @@ from collections.abc import Callable
 import torch
 
 BLOCK = 128  # columns whose update is applied at once, as published
+DAMPING = 0.01  # as published
 
 
-def inverse_factor(gram: torch.Tensor, damping: float = 0.01) -> tuple[torch.Tensor, float]:
+def inverse_factor(gram: torch.Tensor, damping: float = DAMPING) -> tuple[torch.Tensor, float]:
     """Upper Cholesky factor U of the damped inverse Hessian, UᵀU = (XᵀX + λI)⁻¹: (in, in) -> (in, in), damping used.
 
     λ is the damping times the mean of the diagonal over channels that are not dead (all zero); a dead channel's own
@@ -91,7 +92,7 @@ def least_squares(
     W: torch.Tensor,
     gram: torch.Tensor,
     mask: torch.Tensor,
-    damping: float = 0.01,
+    damping: float = DAMPING,
     tolerance: float = 1e-2,
     steps: int = 100,
 ) -> tuple[torch.Tensor, int]:

@@ -93,8 +93,8 @@ def prune_checkpoint(
     source: a folder with config and safetensors shards, which is never changed. destination: a new folder that plain
     ``from_pretrained`` loads: tokenizer, config, model card, and a shard for each block. Every tensor keeps its dtype
     and every kept weight its bits; the new weights of an update are rounded to the dtype they had.
-    tokens, method, sparsity, attention_mask, calibration, device, batch_size, and, in choice, pattern, group and
-    update: as for ``prune``. dtype: to run blocks in, by default that of config.json; the masks are those of ``prune``
+    tokens, method, sparsity, attention_mask, calibration, device, batch_size, and, in choice, pattern, group, update
+    and damping: as for ``prune``. dtype: to run blocks in, by default that of config.json; masks are those of ``prune``
     on the model in that dtype. Magnitude without an update, and every method with a calibration, runs no block: each
     is read, pruned as it is stored, and written, once.
     budget: bytes of CPU memory for the hidden states, by default half of what is free; beyond it they go to a file.
@@ -171,6 +171,7 @@ def _pruned(request: _Request, destination: Path, budget, text) -> Report:
         activations=looked_up.kind if looked_up else Captured.kind if reads_text else None,
         calibration=looked_up.calibration.texts() if looked_up else None,
         left=left_over(skeleton.model, skeleton.blocks),
+        damping=plan.damping if plan.update else None,
     )
     run.end(skeleton, report, provenance(skeleton.model, device), text)
     return report

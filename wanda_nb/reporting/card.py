@@ -32,6 +32,7 @@ def write_card(
         "pattern": report.pattern,
         "comparison group": report.group,
         "weight update": report.update,
+        "damping": report.damping,
         "sparsity": round(zeros, 6),
         "activations": report.activations,
         "calibration": texts if len(texts) > 1 else texts[0],

@@ -46,6 +46,8 @@ class Report:
     #: Experts' layers that saw too few tokens: (block, layer, tokens); and what they were pruned by instead.
     rare_experts: list[tuple[int, str, int]] = field(default_factory=list)
     rare_by: str = "magnitude"
+    #: Of the update, as asked; None without one.
+    damping: float | None = None
 
     @property
     def reached(self) -> float:
@@ -72,7 +74,7 @@ class Report:
     def headline(self) -> str:
         """The run in one line."""
         settings = self.pattern or f"{self.layers['asked'].mean():.0%}, compared by {self.group}"
-        settings += f", {self.update} update" if self.update else ""
+        settings += f", {self.update} update, damping {self.damping:g}" if self.update else ""
         settings += ", each window with BOS" if self.bos else ""
         activations = f" · {self.activations}" if self.activations else ""
         by = "magnitude" if self.rare_by == "magnitude" else "what all experts read"
