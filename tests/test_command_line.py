@@ -42,6 +42,21 @@ def test_prune_does_what_the_library_does(pruned):
     assert AutoTokenizer.from_pretrained(pruned)("pruned")["input_ids"]
 
 
+def test_an_update_takes_a_damping(small, tmp_path, capsys):
+    given = ["prune", str(small / "a"), str(tmp_path / "out"), "--text", str(small / "text.txt"), "--device", "cpu"]
+    given += [*LITTLE, "--damping", "0.5"]
+    assert main(given) == 2 and "damping=0.5 with no update" in capsys.readouterr().err
+    assert main([*given, "--update", "least-squares"]) == 0
+    model, tokenizer = wn.load_model(small / "a", device="cpu", dtype=torch.float32)
+    tokens = wn.calibration_tokens(tokenizer, source=small / "text.txt", samples=2, length=32)
+    wn.prune(model, tokens, update="least-squares", damping=0.5)
+    got = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(tensor, got[name]) for name, tensor in model.state_dict().items())
+    about = json.loads((tmp_path / "out" / "pruning.json").read_text())
+    assert (about["weight update"], about["damping"]) == ("least-squares", 0.5)
+    assert "least-squares update, damping 0.5:" in capsys.readouterr().out
+
+
 def test_evaluate_keeps_a_record(pruned, tmp_path, capsys):
     record = tmp_path / "found.json"
     words = ["evaluate", str(pruned), "--length", "32", "--windows", "8", "--record", str(record), "--device", "cpu"]

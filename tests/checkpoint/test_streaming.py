@@ -65,6 +65,7 @@ def test_streamed_and_in_memory_are_the_same_bits(architecture, dtype, tokens, t
         {"method": "sparsegpt", "sparsity": 0.5},
         {"update": "one-shot"},
         {"update": "least-squares", "method": "sparsegpt"},
+        {"update": "least-squares", "damping": 0.5},
         {"method": lambda W, norm: W.abs() * norm.sqrt(), "sparsity": 0.6},
     ],
     ids=label,
@@ -222,6 +223,10 @@ def change_sparsity(source, how):
     how["sparsity"] = 0.6
 
 
+def change_damping(source, how):
+    how["damping"] = 0.1
+
+
 def change_checkpoint(source, how):
     path = sorted(source.glob("*.safetensors"))[0]
     os.utime(path, ns=(1, 1))
@@ -229,15 +234,21 @@ def change_checkpoint(source, how):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(change_tokens, "tokens"), (change_method, "plan"), (change_sparsity, "plan"), (change_checkpoint, "source")],
+    [
+        (change_tokens, "tokens"),
+        (change_method, "plan"),
+        (change_sparsity, "plan"),
+        (change_damping, "plan"),
+        (change_checkpoint, "source"),
+    ],
 )
 def test_a_changed_call_is_refused_not_mixed_in(change, named, source, tokens, tmp_path, monkeypatch):
     stop_after(1, monkeypatch)
+    how = {"tokens": tokens, "update": "one-shot"}
     with pytest.raises(Killed):
-        wn.prune_checkpoint(source, tmp_path / "out", tokens)
+        wn.prune_checkpoint(source, tmp_path / "out", **how)
     monkeypatch.undo()
     before = contents(tmp_path / "out")
-    how = {"tokens": tokens}
     change(source, how)
     with pytest.raises(FileExistsError, match=rf"other arguments \({named}.*another destination"):
         wn.prune_checkpoint(source, tmp_path / "out", **how)

@@ -181,4 +181,5 @@ def identity(plan) -> dict:
         "N:M": list(plan.nm) if plan.nm else None,
         "group": plan.group,
         "update": plan.update,
+        "damping": plan.damping,
     }
