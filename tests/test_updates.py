@@ -283,6 +283,14 @@ def test_inputs_that_overflow_have_no_factor():
             wn.inverse_factor(value * torch.eye(4))
 
 
+def test_with_much_damping_obs_chooses_by_magnitude():
+    W, _, gram = layer()
+    for damping, alike in ((0.01, False), (1e6, True)):
+        U, _ = wn.inverse_factor(gram, damping)
+        chosen = wn.prune_mask(obs_score(W, U.diagonal()), 0.5, "layer")
+        assert torch.equal(chosen, wn.prune_mask(W.abs(), 0.5, "layer")) == alike
+
+
 def test_an_inverse_that_cannot_be_factored_raises_the_damping(monkeypatch):
     """As rounding does to it now and then, where the matrix itself could be."""
     _, _, gram = layer()

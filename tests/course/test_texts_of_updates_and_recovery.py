@@ -1,5 +1,6 @@
 """What notebooks 05 and 08 say in words of their records: a record measured again must not leave a text behind."""
 
+import math
 from pathlib import Path
 
 import nbformat
@@ -48,6 +49,31 @@ def test_the_second_half_chooses_the_damping_that_is_best_on_wikipedia():
     chosen, best = ([min(text, key=lambda row: row[i])[0] for i in range(1, 5)] for text in (half, wikipedia))
     assert chosen == best and min(best) > 0.01
     assert best[0] > best[1] and best[2] > best[3]  # the fewer the tokens, the more damping
+
+
+def with_damping(samples: int, damping: float) -> dict:
+    """Losses after so many windows: of updates with this damping, and of Wanda alone."""
+    rows = [row for row in wn.measured("damping")["rows"] if row.get("samples") == samples]
+    return by_draw([row for row in rows if row.get("damping", damping) == damping])
+
+
+def test_the_less_text_the_more_damping_for_least_squares():
+    alone, updated = ("wanda", "50%"), (SQUARES, "50%")
+    best = {}
+    for samples in (1, 16, 64):
+        found = {damping: compared(with_damping(samples, damping), alone, updated) for damping in (0.01, 0.1, 1.0)}
+        best[samples] = min(found, key=lambda damping: found[damping].interval.value)
+    assert best[1] > best[16] >= best[64]
+    one, twice = (compared(with_damping(1, damping), alone, updated) for damping in (1.0, 0.01))
+    assert 1.8 < math.exp(twice.interval.value) < 2.3 and one.below(0)
+    assert round(100 * math.exp(one.interval.value)) == 97
+
+
+def test_sparsegpt_gains_less_from_damping_and_too_much_of_it_hurts():
+    sparsegpt = "sparsegpt", "50%"
+    assert all(compared(with_damping(1, damping), ("wanda", "50%"), sparsegpt).above(0) for damping in (0.01, 0.1, 1.0))
+    usual, much = (with_damping(16, damping)[sparsegpt] for damping in (0.01, 1.0))
+    assert compared({("a", ""): usual, ("b", ""): much}, ("a", ""), ("b", "")).above(0)
 
 
 def test_two_four_needs_less_text_and_sparsegpt_more():

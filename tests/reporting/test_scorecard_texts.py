@@ -105,3 +105,27 @@ def test_notebook_10_names_every_published_number_beside_its_command():
         known = rows[(rows["model"] == model) & (rows["size"] == size)]
         assert (said == "nothing that we know of") == known.empty
         assert all(str(row.perplexity) in said for row in known.itertuples() if row.grade == "A")
+
+
+def test_what_the_readme_says_of_damping():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    def update(samples: int, damping: float) -> list[dict]:
+        found = [row for row in wn.measured("damping")["rows"] if row.get("samples") == samples]
+        return [row for row in found if row.get("damping", damping) == damping]
+
+    alone, squares = ("wanda", "50%"), ("wanda + least squares", "50%")
+    one = compared(by_draw(update(1, 1.0)), alone, squares)
+    value, low, high = (math.exp(nats) for nats in one.interval)
+    assert (
+        len(one.draws) == 3
+        and one.below(0)
+        and f"{value:.2f} [{low:.2f}, {high:.2f}] times Wanda's over three draws" in readme
+    )
+    assert all(
+        compared(by_draw(update(1, 0.01)), alone, (way, "50%")).above(math.log(1.8))
+        for way in ("sparsegpt", squares[0])
+    )
+    less, more = (by_draw(update(16, damping))[squares] for damping in (0.01, 0.1))
+    better = compared({alone: less, squares: more}, alone, squares)
+    assert better.below(0) and f"{-math.expm1(better.interval.value):.0%} better than with 0.01" in readme
