@@ -1,4 +1,4 @@
-"""All tests on a pretended GPU, in a process of their own: its hooks reach into all of torch."""
+"""All tests on a pretended GPU, in two processes of their own: its hooks reach into all of torch."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 def test_on_a_pretended_gpu():
     here = Path(__file__).parent
     words = [sys.executable, "-m", "pytest", here / "on_gpu", "-q", "--tb=short", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        words, cwd=here.parent, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, text=True, capture_output=True
-    )
+    words += ["-n", "2", "--dist", "worksteal"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # small tensors need no threads
+    done = subprocess.run(words, cwd=here.parent, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
