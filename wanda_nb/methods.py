@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     update: str | None
     #: What the capture sums up over a layer's inputs: InputNorms, InputGrams, or None for nothing.
     statistic: type | None
-    #: Of an update, in units of the mean square of an input channel.
+    #: Of an update, as a share of the mean of the diagonal of XᵀX.
     damping: float = DAMPING
 
     def prune_layer(

@@ -69,7 +69,7 @@ def prune(
     128 columns at a time, or N:M group by group, from the weights as updated so far, as SparseGPT always does. Either
     removes all weights of an input channel that is zero throughout the text, as published, even beyond the sparsity.
     ``"least-squares"``: keep the method's mask, and move all kept weights at once to where the output error is least.
-    damping: what holds an update back, in units of a channel's mean square, by default 0.01; more with little text.
+    damping: what holds an update back, as a share of the mean diagonal of XᵀX; by default 0.01, more for little text.
     attention_mask: (samples, length), 0 for padding, which then counts in no statistic; in a dict, one of its tensors.
     calibration: what ``calibrate`` or ``load_calibration`` gave, in place of tokens: each block is pruned by what it
     reads in the dense model, and no block is run. An update needs a calibration with ``statistic="gram"``.

@@ -13,7 +13,7 @@ import torch
 
 SHORT_ROW = 8  # up to this width counting ranks is faster than selecting
 SLAB = 2**18  # numbers at a time on a CPU
-SLABS_A_THREAD = 4  # fewer are selected sooner than another thread has started
+SLABS_A_THREAD = 4  # for fewer, another thread costs more than it brings
 DEVICE_SLAB = 2**22  # on a GPU: enough to fill it, and scratch memory does not grow with the layer
 
 
